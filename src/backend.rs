@@ -1,0 +1,45 @@
+//! What makes one of sqlx's databases usable here.
+
+use sqlx::Database;
+use sqlx::migrate::Migrate;
+
+use crate::global_order::GloballyOrderedStore;
+use crate::outbox::OutboxRepository;
+use crate::snapshot::SnapshotRepository;
+
+/// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
+/// feature of its name. The caller's pool chooses.
+pub trait Backend: Database<Connection: Migrate> + schema::Schema {
+    /// The built-in store: streams, snapshots, outbox and global order in one.
+    type Store: Default
+        + GloballyOrderedStore<Self>
+        + SnapshotRepository<Self>
+        + OutboxRepository<Self>
+        + Clone
+        + 'static;
+}
+
+/// Kept from the public: it may change with every release.
+pub(crate) mod schema {
+    use async_trait::async_trait;
+    use sqlx::migrate::Migrator;
+    use sqlx::{Database, Pool};
+
+    use crate::error::Result;
+
+    /// How the tables get into a database, and out of it.
+    #[async_trait]
+    pub trait Schema: Database {
+        /// The migrations in `migrations/`, as they were when the crate was built.
+        fn embedded() -> Migrator;
+
+        /// The newest applied migration; `None` if there is no migrations table.
+        async fn applied_version(pool: &Pool<Self>) -> Result<Option<i64>>;
+
+        /// What must be mended after a restore, run at the end of every migration.
+        async fn after_migrating(pool: &Pool<Self>) -> Result<()>;
+
+        /// Removes all that the migrations made.
+        async fn drop_all(pool: &Pool<Self>) -> Result<()>;
+    }
+}

@@ -1,0 +1,204 @@
+//! A message and all that travels with it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::ids::{MessageId, Offset, check_name};
+use crate::message::MessageKind;
+use crate::stream_name::StreamName;
+use crate::timestamp::Timestamp;
+
+/// Longest type name, content type or destination, in bytes of UTF-8.
+pub const MAX_LABEL_BYTES: usize = 255;
+
+/// Free-form text pairs that travel with a message.
+pub type Metadata = BTreeMap<String, String>;
+
+/// A message with its identity, its causes, its type and its payload.
+///
+/// Cloning is cheap: texts and payload are shared.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Envelope {
+    /// Identity of this message.
+    pub message_id: MessageId,
+    /// The message that led to this one; its own id if none did.
+    pub causation_id: MessageId,
+    /// The first message of the chain that led to this one; its own id if none did.
+    pub correlation_id: MessageId,
+    /// Event or command.
+    pub kind: MessageKind,
+    /// Name of the message's type.
+    pub type_name: Arc<str>,
+    /// Version of the message's type.
+    pub type_version: u32,
+    /// How `payload` is encoded.
+    pub content_type: Arc<str>,
+    /// Where a command is to go, if the sender said so.
+    pub destination: Option<Arc<str>>,
+    /// When the message was made, by the clock of the process that made it.
+    pub created_at: Timestamp,
+    /// When it was stored, by the clock of the database; `None` until then. Within a stream it
+    /// strictly rises from commit to commit. SQLite's clock ticks in milliseconds.
+    pub recorded_at: Option<Timestamp>,
+    /// Free-form text pairs.
+    pub metadata: Metadata,
+    /// The encoded message, byte for byte as it was given.
+    pub payload: Bytes,
+}
+
+impl Envelope {
+    /// A new root message: it is its own cause.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the type name or the content type is
+    /// empty, longer than [`MAX_LABEL_BYTES`], or holds NUL.
+    pub fn new(
+        kind: MessageKind,
+        type_name: impl Into<Arc<str>>,
+        type_version: u32,
+        content_type: impl Into<Arc<str>>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Self> {
+        let message_id = MessageId::new();
+        let envelope = Self {
+            message_id,
+            causation_id: message_id,
+            correlation_id: message_id,
+            kind,
+            type_name: type_name.into(),
+            type_version,
+            content_type: content_type.into(),
+            destination: None,
+            created_at: Timestamp::now(),
+            recorded_at: None,
+            metadata: Metadata::new(),
+            payload: payload.into(),
+        };
+        envelope.check()?;
+        Ok(envelope)
+    }
+
+    /// The same message, caused by `parent` and in its chain.
+    #[must_use]
+    pub fn caused_by(mut self, parent: &Inbound) -> Self {
+        self.causation_id = parent.message_id;
+        self.correlation_id = parent.correlation_id;
+        self
+    }
+
+    /// The same message under another id; a root message stays its own cause.
+    #[must_use]
+    pub fn with_message_id(mut self, id: MessageId) -> Self {
+        for cause in [&mut self.causation_id, &mut self.correlation_id] {
+            if *cause == self.message_id {
+                *cause = id;
+            }
+        }
+        self.message_id = id;
+        self
+    }
+
+    /// Checks the texts that a caller can set.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_name("type name", &self.type_name, MAX_LABEL_BYTES)?;
+        check_name("content type", &self.content_type, MAX_LABEL_BYTES)?;
+        if let Some(destination) = &self.destination {
+            check_name("destination", destination, MAX_LABEL_BYTES)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Envelope {
+    /// Shows everything but the payload, which may be secret, and the metadata's values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("message_id", &self.message_id)
+            .field("causation_id", &self.causation_id)
+            .field("correlation_id", &self.correlation_id)
+            .field("kind", &self.kind)
+            .field("type", &format_args!("{} v{}", self.type_name, self.type_version))
+            .field("content_type", &self.content_type)
+            .field("destination", &self.destination)
+            .field("created_at", &format_args!("{}", self.created_at))
+            .field("recorded_at", &self.recorded_at.map(|at| at.to_string()))
+            .field("metadata", &self.metadata.keys().collect::<Vec<_>>())
+            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .finish()
+    }
+}
+
+/// The message that a unit of work handles: what is recorded in it is caused by this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Its id; handled at most once per instance.
+    pub message_id: MessageId,
+    /// The first message of its chain.
+    pub correlation_id: MessageId,
+}
+
+impl From<MessageId> for Inbound {
+    /// A root message.
+    fn from(message_id: MessageId) -> Self {
+        Self { message_id, correlation_id: message_id }
+    }
+}
+
+impl From<&Envelope> for Inbound {
+    fn from(envelope: &Envelope) -> Self {
+        Self { message_id: envelope.message_id, correlation_id: envelope.correlation_id }
+    }
+}
+
+/// An event as it stands in its stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordedEvent {
+    /// The stream.
+    pub stream: StreamName,
+    /// Its place in the stream.
+    pub offset: Offset,
+    /// The event.
+    pub envelope: Envelope,
+}
+
+impl RecordedEvent {
+    pub(crate) fn new(stream: StreamName, offset: Offset, envelope: Envelope) -> Self {
+        Self { stream, offset, envelope }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Envelope {
+        Envelope::new(MessageKind::Event, "Happened", 1, "text/plain", "secret").expect("valid")
+    }
+
+    #[test]
+    fn a_child_names_its_parent_and_the_root() {
+        let root = message();
+        let child = message().caused_by(&Inbound::from(&root));
+        let grandchild = message().caused_by(&Inbound::from(&child));
+        assert_eq!((root.causation_id, root.correlation_id), (root.message_id, root.message_id));
+        assert_eq!((child.causation_id, child.correlation_id), (root.message_id, root.message_id));
+        assert_eq!((grandchild.causation_id, grandchild.correlation_id), (child.message_id, root.message_id));
+    }
+
+    #[test]
+    fn debug_output_does_not_show_the_payload() {
+        assert!(!format!("{:?}", message()).contains("secret"));
+    }
+
+    #[test]
+    fn labels_are_checked() {
+        assert!(Envelope::new(MessageKind::Event, "", 1, "text/plain", "").is_err());
+        assert!(Envelope::new(MessageKind::Event, "a", 1, "\0", "").is_err());
+    }
+}

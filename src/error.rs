@@ -1,0 +1,291 @@
+//! The one error type. Kinds are told apart by variant, never by text.
+
+use std::fmt::Display;
+
+use crate::ids::{InstanceId, MessageId, Offset};
+use crate::stream_name::StreamName;
+
+/// What most calls of this crate return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A cause from elsewhere, kept whole.
+pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// Why a call failed, and what to do about it.
+///
+/// Expected outcomes (an unknown instance, a message that was handled before) are values, not errors.
+/// After any error from a write the caller rolls its transaction back; after [`Error::Conflict`]
+/// the transaction is still usable on every database.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another writer was faster. Nothing was written. Load again, decide again.
+    #[error(
+        "writing to stream {stream:?} at offset {expected} conflicts with another writer: the stream ends at \
+         {actual}; load the instance again and retry"
+    )]
+    Conflict {
+        /// The stream that both wanted to extend.
+        stream: StreamName,
+        /// Where the loser believed the end to be.
+        expected: Offset,
+        /// Where the end is, as the loser's transaction sees it. Equal to `expected` if the winner
+        /// wrote no event, or if the transaction's isolation hides the winner's events.
+        actual: Offset,
+    },
+
+    /// A row belongs to another saga than the one that asked for it.
+    #[error("instance {instance:?} belongs to {found:?}, not to {asked:?}; check the persistence keys")]
+    ForeignInstance {
+        /// The instance that was asked for.
+        instance: InstanceId,
+        /// The persistence key that was asked with.
+        asked: String,
+        /// The persistence key in the row.
+        found: String,
+    },
+
+    /// A stored row cannot be what was written: its checksum, density or form is wrong.
+    #[error("stream {stream:?} is damaged at offset {offset}: {detail}; restore the row from a backup")]
+    Corrupt {
+        /// The stream with the damaged row.
+        stream: StreamName,
+        /// The offset of the event, or of the first event of the commit, that cannot be trusted.
+        offset: Offset,
+        /// What is wrong.
+        detail: String,
+    },
+
+    /// A stored event is of a type that the saga does not know, and that no upcaster translates.
+    #[error(
+        "stream {stream:?} holds at offset {offset} the message {message_id} of unknown type {name:?} version \
+         {version}; add the type, or an upcaster for it"
+    )]
+    UnknownType {
+        /// The stream of the event.
+        stream: StreamName,
+        /// The offset of the event.
+        offset: Offset,
+        /// The id of the event's message.
+        message_id: MessageId,
+        /// The stored type name.
+        name: String,
+        /// The stored type version.
+        version: u32,
+    },
+
+    /// A stored payload does not decode as its type and content type say.
+    #[error("message {message_id} at offset {offset} of stream {stream:?} does not decode as {content_type}: {source}")]
+    Undecodable {
+        /// The stream of the event.
+        stream: StreamName,
+        /// The offset of the event.
+        offset: Offset,
+        /// The id of the event's message.
+        message_id: MessageId,
+        /// The stored content type.
+        content_type: String,
+        /// What the codec said.
+        source: Cause,
+    },
+
+    /// A message or state cannot be encoded. Nothing was recorded, nothing was written.
+    #[error("{what} cannot be encoded: {source}")]
+    Unencodable {
+        /// The type of the message or state.
+        what: String,
+        /// What the codec said.
+        source: Cause,
+    },
+
+    /// Something is over a limit. Nothing was written.
+    #[error("{what} of {size} is over the limit of {limit}; make it smaller or raise the limit")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size, in bytes or in pieces as `what` says.
+        size: u64,
+        /// The limit, in the same unit.
+        limit: u64,
+    },
+
+    /// An argument is not usable on every database. Nothing was written.
+    #[error("{what} is not usable: {detail}")]
+    InvalidInput {
+        /// The argument.
+        what: &'static str,
+        /// Why.
+        detail: String,
+    },
+
+    /// One append holds a message id twice. Nothing was written.
+    #[error("message {message_id} stands twice in one append to stream {stream:?}; give each message its own id")]
+    DuplicateMessage {
+        /// The id.
+        message_id: MessageId,
+        /// The stream.
+        stream: StreamName,
+    },
+
+    /// Events were published on an instance that is completed. Nothing was written.
+    #[error("instance {instance:?} is completed and takes no further events")]
+    Completed {
+        /// The instance.
+        instance: InstanceId,
+    },
+
+    /// The tables of this crate are not (all) there.
+    #[error("the database lacks tables of this crate, found while {doing}; run the migrations")]
+    SchemaMissing {
+        /// What was tried.
+        doing: &'static str,
+    },
+
+    /// The database was migrated by a newer release. Nothing was changed.
+    #[error("the database has schema version {found}, this release knows up to {known}; use a newer release")]
+    SchemaNewer {
+        /// The newest version that the database has.
+        found: i64,
+        /// The newest version that this release knows.
+        known: i64,
+    },
+
+    /// Migrating failed.
+    #[error("migrating the schema failed: {source}")]
+    Migration {
+        /// The cause.
+        source: Cause,
+    },
+
+    /// This database, or the store as it was set up, does not offer what was asked for.
+    #[error("{what} is not supported here: {detail}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not, and what would help.
+        detail: &'static str,
+    },
+
+    /// Global positions no longer fit the transaction counter: the data came from another cluster.
+    #[error("the data was restored into another database cluster; run the migrations to rebase its global order")]
+    GlobalOrderRestored,
+
+    /// Deadlock, serialization failure or a busy file. The transaction is lost; retry it as a whole.
+    #[error("{doing} met contention: {source}; roll back and retry the transaction")]
+    Contention {
+        /// What was tried.
+        doing: &'static str,
+        /// The driver's error.
+        source: Cause,
+    },
+
+    /// A lock or statement took longer than the server allows.
+    #[error("{doing} ran into a timeout of the database: {source}; roll back, then retry")]
+    Timeout {
+        /// What was tried.
+        doing: &'static str,
+        /// The driver's error.
+        source: Cause,
+    },
+
+    /// No connection became free in time. Nothing was sent.
+    #[error("{doing} found no free connection in time; enlarge the pool or shorten the transactions")]
+    PoolTimeout {
+        /// What was tried.
+        doing: &'static str,
+    },
+
+    /// The pool was closed.
+    #[error("{doing} found the connection pool closed")]
+    Closed {
+        /// What was tried.
+        doing: &'static str,
+    },
+
+    /// The connection was lost or refused. A commit in flight may or may not have happened; handle
+    /// the message again under the same id to find out safely.
+    #[error("{doing} lost the connection to the database: {source}")]
+    Disconnected {
+        /// What was tried.
+        doing: &'static str,
+        /// The driver's error.
+        source: Cause,
+    },
+
+    /// Any other failure of the database.
+    #[error("{doing} failed in the database: {source}")]
+    Storage {
+        /// What was tried.
+        doing: &'static str,
+        /// The driver's error.
+        source: Cause,
+    },
+
+    /// The framework's own [`Sender`](crate::Sender) refused a message. Nothing was recorded.
+    #[error("the sender refused message {message_id}: {source}")]
+    Sender {
+        /// The refused message.
+        message_id: MessageId,
+        /// The sender's error.
+        source: Cause,
+    },
+}
+
+impl Error {
+    /// Another writer won; loading and deciding again can succeed.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
+    /// The same call can succeed later without anything being mended.
+    ///
+    /// A lost connection counts too: the outcome of what was in flight is then unknown.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Contention { .. } | Self::Timeout { .. } | Self::PoolTimeout { .. } | Self::Disconnected { .. }
+        )
+    }
+
+    pub(crate) fn invalid(what: &'static str, detail: impl Display) -> Self {
+        Self::InvalidInput { what, detail: detail.to_string() }
+    }
+
+    pub(crate) fn corrupt(stream: &StreamName, offset: Offset, detail: impl Display) -> Self {
+        Self::Corrupt { stream: stream.clone(), offset, detail: detail.to_string() }
+    }
+}
+
+/// The kinds that a database tells apart by its codes; each backend maps its codes to these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    SchemaMissing,
+    Contention,
+    Timeout,
+    Disconnected,
+    Other,
+}
+
+/// Turns a driver's error into ours. `by_code` judges what the server itself answered.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) fn from_driver(
+    doing: &'static str,
+    error: sqlx::Error,
+    by_code: impl FnOnce(&(dyn sqlx::error::DatabaseError + 'static)) -> Fault,
+) -> Error {
+    let fault = match &error {
+        sqlx::Error::PoolTimedOut => return Error::PoolTimeout { doing },
+        sqlx::Error::PoolClosed => return Error::Closed { doing },
+        sqlx::Error::Database(answer) => by_code(answer.as_ref()),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => Fault::Disconnected,
+        _ => Fault::Other,
+    };
+    let source = Cause::from(error);
+    match fault {
+        Fault::SchemaMissing => Error::SchemaMissing { doing },
+        Fault::Contention => Error::Contention { doing, source },
+        Fault::Timeout => Error::Timeout { doing, source },
+        Fault::Disconnected => Error::Disconnected { doing, source },
+        Fault::Other => Error::Storage { doing, source },
+    }
+}

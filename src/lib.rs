@@ -1,0 +1,63 @@
+#![doc = include_str!("docs/crate.md")]
+
+mod backend;
+mod codec;
+mod commit;
+mod contents;
+mod envelope;
+mod error;
+mod event_stream;
+mod global_order;
+mod ids;
+mod limits;
+mod message;
+mod message_store;
+mod migrate;
+mod outbox;
+mod persister;
+mod recorder;
+mod retry;
+mod row;
+mod saga;
+mod slow_lane;
+mod snapshot;
+mod stream_name;
+mod streams;
+mod timestamp;
+mod unit_of_work;
+
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+pub use backend::Backend;
+#[cfg(feature = "json")]
+pub use codec::Json;
+pub use codec::{BINCODE_CONTENT_TYPE, Codec, Codecs, JSON_CONTENT_TYPE, ReadValue};
+#[cfg(feature = "bincode")]
+pub use codec::{Bincode, MAX_BINCODE_DECODE_BYTES};
+pub use commit::{EncodedCommit, StoredCommit};
+pub use envelope::{Envelope, Inbound, MAX_LABEL_BYTES, Metadata, RecordedEvent};
+pub use error::{Cause, Error, Result};
+pub use event_stream::{DEFAULT_FETCH_SIZE, EventStream, STREAM_POLL_INTERVAL};
+pub use global_order::{GlobalEvent, GlobalPosition, GlobalTail, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES};
+pub use ids::{CommitNumber, InstanceId, MAX_INSTANCE_ID_BYTES, MessageId, Offset, Revision};
+pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES};
+pub use message::{MAX_UPCAST_STEPS, MessageKind, MessageType, StoredForm, TypeTag};
+pub use message_store::{
+    CommitPage, Head, LoadFrom, LoadRequest, Loaded, MessageStore, PAGE_BYTES, PAGE_COMMITS, SnapshotChange, StreamRow,
+    UnitCommit,
+};
+pub use migrate::{MIGRATIONS_TABLE, Migrated, check_schema, drop_schema, migrate, migrate_from};
+pub use outbox::{
+    BatchCallback, NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats,
+};
+pub use persister::{Attempt, Begun, Executed, Finished, Persister};
+pub use recorder::{Outbox, Recorder, Sender};
+pub use retry::{ConflictRetry, DEFAULT_CONFLICT_DELAY, DEFAULT_CONFLICT_DELAY_CAP, DEFAULT_CONFLICT_RETRIES};
+pub use saga::{Instance, Saga, SagaStream};
+pub use snapshot::{
+    DEFAULT_KEPT_SNAPSHOTS, DEFAULT_SNAPSHOT_FREQUENCY, Snapshot, SnapshotFrequency, SnapshotRepository,
+};
+pub use stream_name::{MAX_PERSISTENCE_KEY_BYTES, MAX_STREAM_NAME_BYTES, StreamName};
+pub use timestamp::Timestamp;
+pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};

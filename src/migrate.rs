@@ -1,0 +1,113 @@
+//! Installing and upgrading the tables.
+
+use std::path::Path;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{Connection, Pool};
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+
+/// The table that remembers which migrations of this crate were applied. It is the crate's own, so
+/// the application's migrations, also by sqlx, keep theirs.
+pub const MIGRATIONS_TABLE: &str = "saga_migrations";
+
+/// How often a migration that lost a race against another process is looked at again. SQLite has no
+/// lock that spans several transactions; there the loser finds the winner's work done.
+const MAX_RACE_RETRIES: u32 = 10;
+
+/// What migrating did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
+pub enum Migrated {
+    /// The schema was at this version already; nothing was done.
+    NothingToDo {
+        /// The schema's version.
+        version: i64,
+    },
+    /// The schema was brought from one version to another.
+    Applied {
+        /// The version before; zero if the tables were not there.
+        from: i64,
+        /// The version now.
+        to: i64,
+    },
+}
+
+/// Brings the tables to the version of this release. Needs a role that may create tables; all else
+/// in this crate needs to read and write rows only. Safe to run from several processes at once.
+///
+/// Migrations only add, so an older release keeps working on the new schema while processes are
+/// replaced one by one.
+///
+/// # Errors
+/// [`Error::SchemaNewer`] if a newer release was here before; [`Error::Migration`] with its cause.
+pub async fn migrate<DB: Backend>(pool: &Pool<DB>) -> Result<Migrated> {
+    run(pool, DB::embedded()).await
+}
+
+/// As [`migrate`], with the migrations of this folder (the crate's `migrations/<database>`, as an
+/// operator may have reviewed and copied it) instead of those built in.
+///
+/// # Errors
+/// As [`migrate`]; [`Error::Migration`] also if the folder cannot be read.
+pub async fn migrate_from<DB: Backend>(pool: &Pool<DB>, folder: &Path) -> Result<Migrated> {
+    let migrator = Migrator::new(folder).await.map_err(|source| Error::Migration { source: source.into() })?;
+    run(pool, migrator).await
+}
+
+/// Says whether the tables are there and of the version of this release. Reads only.
+///
+/// # Errors
+/// [`Error::SchemaMissing`] if migrations are to be run; [`Error::SchemaNewer`].
+pub async fn check_schema<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
+    let known = newest(&DB::embedded());
+    match DB::applied_version(pool).await? {
+        Some(found) if found > known => Err(Error::SchemaNewer { found, known }),
+        Some(found) if found == known => Ok(()),
+        _ => Err(Error::SchemaMissing { doing: "checking the schema" }),
+    }
+}
+
+/// Removes all tables of this crate with all their data, and nothing else. Doing it twice is harmless.
+///
+/// # Errors
+/// The database's.
+pub async fn drop_schema<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
+    DB::drop_all(pool).await
+}
+
+async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Migrated> {
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    let to = newest(&migrator);
+    let from = DB::applied_version(pool).await?.unwrap_or(0);
+    if from > to {
+        return Err(Error::SchemaNewer { found: from, known: to });
+    }
+    let mut races = 0;
+    while let Err(fault) = apply(pool, &migrator).await {
+        if let MigrateError::VersionMissing(found) = fault {
+            return Err(Error::SchemaNewer { found, known: to });
+        }
+        races += 1;
+        let raced = matches!(fault, MigrateError::Execute(_) | MigrateError::ExecuteMigration(..));
+        if !raced || races > MAX_RACE_RETRIES || DB::applied_version(pool).await?.unwrap_or(0) == from {
+            return Err(Error::Migration { source: fault.into() });
+        }
+    }
+    DB::after_migrating(pool).await?;
+    Ok(if from == to { Migrated::NothingToDo { version: to } } else { Migrated::Applied { from, to } })
+}
+
+/// Runs on a connection that is closed afterwards: a failed run may leave its lock on the session.
+async fn apply<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<(), MigrateError> {
+    let mut conn = pool.acquire().await?.detach();
+    let done = migrator.run_direct(None, &mut conn, false).await;
+    conn.close().await?;
+    done
+}
+
+fn newest(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
+}

@@ -1,0 +1,213 @@
+//! The two lanes of the outbox, read as one and acknowledged as one.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::{Database, Transaction};
+
+use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats};
+use crate::codec::check_size;
+use crate::commit::StoredCommit;
+use crate::envelope::Envelope;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::stream_name::StreamName;
+
+/// A commit whose messages wait in the fast lane.
+#[derive(Debug)]
+pub struct Marked {
+    pub stream_key: i64,
+    pub stream: StreamName,
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    pub commit: StoredCommit,
+}
+
+impl Marked {
+    fn records(&self) -> Result<Vec<OutboxRecord>> {
+        let mut records = Vec::new();
+        for (index, envelope) in (0_i64..).zip(self.commit.messages(&self.stream)?) {
+            let id = OutboxId {
+                recorded_at: self.commit.recorded_at.as_micros(),
+                stream: self.stream_key,
+                commit_number: self.commit.commit_number.to_i64(),
+                index,
+                row: 0,
+            };
+            let (aggregate_type, aggregate_id) = (self.aggregate_type.clone(), self.aggregate_id.clone());
+            records.push(OutboxRecord { id, aggregate_type, aggregate_id, envelope });
+        }
+        Ok(records)
+    }
+}
+
+/// Some marked commits, in delivery order.
+#[derive(Debug, Default)]
+pub struct MarkedPage {
+    pub commits: Vec<Marked>,
+    /// The page ended early at a limit on its bytes.
+    pub cut: bool,
+}
+
+/// What is left of a commit of which some messages were acknowledged.
+#[derive(Debug)]
+pub struct LeftOver {
+    pub id: OutboxId,
+    pub partition: i64,
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    pub envelope: Envelope,
+}
+
+/// The statements of a database.
+#[async_trait]
+pub trait OutboxTables<DB: Database>: Send + Sync {
+    /// The limits in force.
+    fn outbox_limits(&self) -> &Limits;
+
+    /// Marked commits from that of `after` on (inclusive), at most `limit`.
+    async fn marked(&self, conn: &mut DB::Connection, after: OutboxId, limit: u32) -> Result<MarkedPage>;
+
+    /// Due rows of the slow lane after `after`, at most `limit`.
+    async fn waiting(&self, conn: &mut DB::Connection, after: OutboxId, limit: u32) -> Result<Vec<OutboxRecord>>;
+
+    /// One marked commit, locked until the transaction ends; `None` if its mark is gone.
+    async fn lock_marked(&self, tx: &mut Transaction<'_, DB>, id: OutboxId) -> Result<Option<Marked>>;
+
+    /// Takes the marks off these commits; says how many messages they had.
+    async fn unmark(&self, tx: &mut Transaction<'_, DB>, commits: &[OutboxId]) -> Result<u64>;
+
+    /// Number of messages of each of these commits that is still marked.
+    async fn marked_messages(&self, tx: &mut Transaction<'_, DB>, commits: &[OutboxId])
+    -> Result<Vec<(OutboxId, u64)>>;
+
+    /// Puts a record into the slow lane, after all of its partition.
+    async fn insert_new(&self, tx: &mut Transaction<'_, DB>, record: &NewOutboxRecord) -> Result<()>;
+
+    /// Puts what is left of a commit into the slow lane, at its place.
+    async fn insert_left_over(&self, tx: &mut Transaction<'_, DB>, message: &LeftOver) -> Result<()>;
+
+    /// Deletes rows of the slow lane; says how many were there.
+    async fn delete(&self, tx: &mut Transaction<'_, DB>, ids: &[OutboxId]) -> Result<u64>;
+
+    async fn outbox_stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats>;
+}
+
+#[async_trait]
+impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
+    async fn save(&self, tx: &mut Transaction<'_, DB>, records: &[NewOutboxRecord]) -> Result<()> {
+        for record in records {
+            record.check()?;
+            let size = record.envelope.payload.len();
+            check_size("message payload in bytes", size, self.outbox_limits().message_bytes)?;
+        }
+        for record in records {
+            self.insert_new(tx, record).await?;
+        }
+        Ok(())
+    }
+
+    async fn find_batch(
+        &self,
+        conn: &mut DB::Connection,
+        after: Option<OutboxId>,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>> {
+        let after = after.unwrap_or(OutboxId::START);
+        // The commit of `after` may have been delivered whole: one more than the limit always reaches further.
+        let page = self.marked(conn, after, limit.saturating_add(1)).await?;
+        let waiting = self.waiting(conn, after, limit).await?;
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut batch = Vec::new();
+        for commit in &page.commits {
+            if batch.len() >= wanted {
+                break;
+            }
+            batch.extend(commit.records()?.into_iter().filter(|record| record.id > after));
+        }
+        // Beyond a page that was cut, the fast lane may hold what comes first.
+        let end = batch.last().map(|record: &OutboxRecord| record.id).filter(|_| page.cut);
+        batch.extend(waiting.into_iter().filter(|record| end.is_none_or(|end| record.id < end)));
+        batch.sort_by_key(|record| record.id);
+        batch.truncate(wanted);
+        Ok(batch)
+    }
+
+    async fn delete_in_batches(&self, tx: &mut Transaction<'_, DB>, batch_size: u32, ids: &[OutboxId]) -> Result<u64> {
+        let size = usize::try_from(batch_size.max(1)).unwrap_or(usize::MAX);
+        let mut gone = 0;
+        for batch in ids.chunks(size) {
+            gone += acknowledge(self, tx, batch).await?;
+        }
+        Ok(gone)
+    }
+
+    async fn stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats> {
+        self.outbox_stats(conn).await
+    }
+}
+
+/// Acknowledges one batch. Commits that are acknowledged whole cost one mark each; of the others
+/// the rest moves to the slow lane.
+async fn acknowledge<DB: Database, T: OutboxTables<DB> + ?Sized>(
+    tables: &T,
+    tx: &mut Transaction<'_, DB>,
+    ids: &[OutboxId],
+) -> Result<u64> {
+    let mut by_commit: BTreeMap<OutboxId, Vec<OutboxId>> = BTreeMap::new();
+    let mut slow = Vec::new();
+    for id in ids {
+        if id.row == 0 {
+            by_commit.entry(OutboxId { index: 0, ..*id }).or_default().push(*id);
+        } else {
+            slow.push(*id);
+        }
+    }
+    let commits: Vec<_> = by_commit.keys().copied().collect();
+    let marked: BTreeMap<_, _> = if commits.is_empty() {
+        BTreeMap::new()
+    } else {
+        tables.marked_messages(tx, &commits).await?.into_iter().collect()
+    };
+    let (mut whole, mut gone) = (Vec::new(), 0);
+    for (commit, mut acknowledged) in by_commit {
+        acknowledged.sort_unstable();
+        acknowledged.dedup();
+        let count = u64::try_from(acknowledged.len()).unwrap_or(u64::MAX);
+        match marked.get(&commit) {
+            Some(messages) if *messages <= count => whole.push(commit),
+            Some(_) => gone += split(tables, tx, commit, &acknowledged).await?,
+            // The mark is gone: the commit was split before, or is delivered.
+            None => slow.extend(acknowledged),
+        }
+    }
+    if !whole.is_empty() {
+        gone += tables.unmark(tx, &whole).await?;
+    }
+    if !slow.is_empty() {
+        gone += tables.delete(tx, &slow).await?;
+    }
+    Ok(gone)
+}
+
+/// Moves what is not acknowledged of a commit to the slow lane, and takes its mark off.
+async fn split<DB: Database, T: OutboxTables<DB> + ?Sized>(
+    tables: &T,
+    tx: &mut Transaction<'_, DB>,
+    commit: OutboxId,
+    acknowledged: &[OutboxId],
+) -> Result<u64> {
+    let Some(marked) = tables.lock_marked(tx, commit).await? else {
+        return tables.delete(tx, acknowledged).await;
+    };
+    let (left, gone): (Vec<_>, Vec<_>) =
+        marked.records()?.into_iter().partition(|record| !acknowledged.contains(&record.id));
+    for record in left {
+        let OutboxRecord { id, aggregate_type, aggregate_id, envelope } = record;
+        let partition = id.stream % OUTBOX_PARTITIONS;
+        let message = LeftOver { id, partition, aggregate_type, aggregate_id, envelope };
+        tables.insert_left_over(tx, &message).await?;
+    }
+    tables.unmark(tx, &[commit]).await?;
+    u64::try_from(gone.len()).map_err(|fault| Error::invalid("number of records", fault))
+}

@@ -1,0 +1,250 @@
+//! The transactional outbox: messages that were stored with what caused them, waiting to be relayed.
+//!
+//! It has two lanes. A unit of work's messages wait in its own commit row, found by a thin mark
+//! that costs the commit next to nothing. Rows of their own are used for records that are saved
+//! without a saga, for records that are due later, and for what is left of a commit once some of its
+//! messages were acknowledged. Reading merges the two.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use sqlx::{Database, Transaction};
+
+use crate::envelope::{Envelope, MAX_LABEL_BYTES};
+use crate::error::Result;
+use crate::ids::{MAX_INSTANCE_ID_BYTES, check_name};
+use crate::saga::SagaStream;
+use crate::timestamp::Timestamp;
+
+mod lanes;
+
+pub(crate) use lanes::{LeftOver, Marked, MarkedPage, OutboxTables};
+
+/// Into how many partitions dispatchers can divide the outbox. All records of one stream are in
+/// one partition.
+pub const OUTBOX_PARTITIONS: i64 = 64;
+
+/// Identity and place of a record in the outbox. Ordered as records are delivered: oldest first, and
+/// within a stream in the order in which they were recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OutboxId {
+    pub(crate) recorded_at: i64,
+    pub(crate) stream: i64,
+    pub(crate) commit_number: i64,
+    pub(crate) index: i64,
+    pub(crate) row: i64,
+}
+
+impl OutboxId {
+    /// Before every record.
+    pub(crate) const START: Self =
+        Self { recorded_at: i64::MIN, stream: i64::MIN, commit_number: i64::MIN, index: i64::MIN, row: i64::MIN };
+}
+
+/// A record in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxRecord {
+    /// Its identity and place.
+    pub id: OutboxId,
+    /// What kind of thing it is about: a saga's persistence key, or what the caller gave. Empty for
+    /// a stream that no saga owns.
+    pub aggregate_type: String,
+    /// Which one: a saga's instance id, or what the caller gave.
+    pub aggregate_id: String,
+    /// The message.
+    pub envelope: Envelope,
+}
+
+impl OutboxRecord {
+    /// Name of the message's type.
+    pub fn event_type(&self) -> &str {
+        &self.envelope.type_name
+    }
+
+    /// The encoded message.
+    pub fn payload(&self) -> &[u8] {
+        &self.envelope.payload
+    }
+
+    /// When the message was made.
+    pub fn created_at(&self) -> Timestamp {
+        self.envelope.created_at
+    }
+
+    /// What a broker's message should carry beside the payload. The same at every attempt.
+    pub fn headers(&self) -> BTreeMap<String, String> {
+        let message = &self.envelope;
+        let mut headers = message.metadata.clone();
+        let fixed = [
+            ("message-id", message.message_id.to_string()),
+            ("causation-id", message.causation_id.to_string()),
+            ("correlation-id", message.correlation_id.to_string()),
+            ("type", message.type_name.as_ref().to_owned()),
+            ("type-version", message.type_version.to_string()),
+            ("content-type", message.content_type.as_ref().to_owned()),
+            ("created-at", message.created_at.to_string()),
+        ];
+        headers.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+        headers.extend(message.destination.as_ref().map(|to| ("destination".to_owned(), to.as_ref().to_owned())));
+        headers
+    }
+}
+
+/// A record to be saved in a business transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewOutboxRecord {
+    /// What kind of thing it is about.
+    pub aggregate_type: String,
+    /// Which one. Records of one aggregate are delivered in the order in which they were saved.
+    pub aggregate_id: String,
+    /// The message.
+    pub envelope: Envelope,
+    /// Not to be delivered before, by the database's clock; at once if `None`.
+    pub due_at: Option<Timestamp>,
+}
+
+impl NewOutboxRecord {
+    /// A record that is due at once.
+    pub fn new(aggregate_type: impl Into<String>, aggregate_id: impl Into<String>, envelope: Envelope) -> Self {
+        let (aggregate_type, aggregate_id) = (aggregate_type.into(), aggregate_id.into());
+        Self { aggregate_type, aggregate_id, envelope, due_at: None }
+    }
+
+    pub(crate) fn of_saga(stream: &SagaStream, envelope: Envelope) -> Self {
+        Self::new(stream.persistence_key.as_str(), stream.instance_id.as_str(), envelope)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        check_name("aggregate type", &self.aggregate_type, MAX_LABEL_BYTES)?;
+        check_name("aggregate id", &self.aggregate_id, MAX_INSTANCE_ID_BYTES)?;
+        self.envelope.check()
+    }
+
+    /// The same for all records of one aggregate.
+    pub(crate) fn partition(&self) -> i64 {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(self.aggregate_type.as_bytes());
+        crc.update(&[0]);
+        crc.update(self.aggregate_id.as_bytes());
+        i64::from(crc.finalize()) % OUTBOX_PARTITIONS
+    }
+}
+
+/// How much waits in the outbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxStats {
+    /// Messages that wait for delivery, also those that are due later.
+    pub pending: u64,
+    /// When the oldest of them was recorded.
+    pub oldest: Option<Timestamp>,
+    /// How long ago that was, by the database's clock.
+    pub oldest_age: Option<Duration>,
+}
+
+/// A callback that is given one batch after the other; see [`OutboxRepository::find_in_batches`].
+pub type BatchCallback<'a> = dyn FnMut(Vec<OutboxRecord>) -> BoxFuture<'a, Result<()>> + Send + 'a;
+
+/// Keeps the outbox.
+#[async_trait]
+pub trait OutboxRepository<DB: Database>: Send + Sync {
+    /// Records messages in the caller's transaction, for any business transaction.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) or [`Error::TooLarge`](crate::Error::TooLarge)
+    /// before any SQL; the database's.
+    async fn save(&self, tx: &mut Transaction<'_, DB>, records: &[NewOutboxRecord]) -> Result<()>;
+
+    /// The next records after `after` in delivery order, at most `limit`, of those that are due.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if a commit is damaged; the database's.
+    async fn find_batch(
+        &self,
+        conn: &mut DB::Connection,
+        after: Option<OutboxId>,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>>;
+
+    /// Acknowledges records: they are delivered and leave the outbox. Also out of order, and also a
+    /// part of what one unit of work recorded; what is left of it keeps its place. Sends at
+    /// most `batch_size` ids with a statement. Ids that are not there are passed over. Says how many left.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn delete_in_batches(&self, tx: &mut Transaction<'_, DB>, batch_size: u32, ids: &[OutboxId]) -> Result<u64>;
+
+    /// How much waits, and for how long.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats>;
+
+    /// Calls `callback` with batches of at most `batch_size` records in delivery order, until
+    /// `limit` records were given (`None`: all). Holds no cursor and no transaction of its own. An error
+    /// of the callback ends it and is returned. Gives the number of records.
+    ///
+    /// # Errors
+    /// As [`find_batch`](Self::find_batch), and the callback's.
+    async fn find_in_batches(
+        &self,
+        conn: &mut DB::Connection,
+        batch_size: u32,
+        limit: Option<u64>,
+        callback: &mut BatchCallback<'_>,
+    ) -> Result<u64> {
+        let (mut after, mut given, batch_size) = (None, 0_u64, batch_size.max(1));
+        loop {
+            let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(given));
+            let size = u32::try_from(left).unwrap_or(u32::MAX).min(batch_size);
+            let batch = if size == 0 { Vec::new() } else { self.find_batch(conn, after, size).await? };
+            let Some(last) = batch.last() else { return Ok(given) };
+            after = Some(last.id);
+            given = given.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+            callback(batch).await?;
+        }
+    }
+}
+
+impl fmt::Display for OutboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}:{}:{}", self.recorded_at, self.stream, self.commit_number, self.index, self.row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MessageKind;
+
+    #[test]
+    fn headers_carry_identity_causes_type_and_time_and_keep_the_callers_own() {
+        let mut envelope = Envelope::new(MessageKind::Command, "Pay", 2, "application/json", "{}").expect("valid");
+        envelope.destination = Some("billing".into());
+        envelope.metadata.insert("traceparent".into(), "00-1".into());
+        let id = envelope.message_id.to_string();
+        let record =
+            OutboxRecord { id: OutboxId::START, aggregate_type: "order".into(), aggregate_id: "1".into(), envelope };
+        let headers = record.headers();
+        assert_eq!(headers["message-id"], id);
+        assert_eq!(headers["correlation-id"], id);
+        assert_eq!((&*headers["type"], &*headers["type-version"]), ("Pay", "2"));
+        assert_eq!((&*headers["destination"], &*headers["traceparent"]), ("billing", "00-1"));
+        assert_eq!(headers["created-at"].parse::<Timestamp>().expect("a time"), record.created_at());
+    }
+
+    #[test]
+    fn all_records_of_an_aggregate_share_a_partition() {
+        let record = |kind: &str, id: &str| {
+            let envelope = Envelope::new(MessageKind::Event, "E", 1, "text/plain", "").expect("valid");
+            NewOutboxRecord::new(kind, id, envelope).partition()
+        };
+        assert_eq!(record("a", "b"), record("a", "b"));
+        let used: std::collections::HashSet<_> = (0..1000).map(|n| record("a", &n.to_string())).collect();
+        assert!(used.len() > 60 && used.iter().all(|p| (0..OUTBOX_PARTITIONS).contains(p)));
+    }
+}

@@ -1,0 +1,210 @@
+//! Saving: the commit, the snapshot that is due, and what a lost race means.
+
+use sqlx::{Database, Transaction};
+
+use super::load::as_handled;
+use super::{Persister, Snapshots};
+use crate::codec;
+use crate::commit::EncodedCommit;
+use crate::error::{Error, Result};
+use crate::ids::{CommitNumber, Revision};
+use crate::message_store::{LoadFrom, LoadRequest, SnapshotChange, UnitCommit};
+use crate::outbox::NewOutboxRecord;
+use crate::recorder::Sender;
+use crate::saga::Saga;
+use crate::snapshot::Snapshot;
+use crate::unit_of_work::{Saved, UnitOfWork};
+
+/// A unit of work with all that can fail before SQL done.
+pub(super) struct Prepared {
+    encoded: EncodedCommit,
+    snapshot: Option<Snapshot>,
+    completed: bool,
+    unchanged: bool,
+}
+
+impl<DB: Database> Persister<DB> {
+    /// Saves a unit of work inside the caller's transaction: all of it, or nothing. Without anything
+    /// recorded, and without a handled message, nothing is written.
+    ///
+    /// The unit of work is one row of the database, so even a caller who drops this call half-way and
+    /// then commits leaves the unit whole or absent.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if another writer was faster: nothing is written, and the transaction is still
+    /// usable. [`Error::TooLarge`], [`Error::DuplicateMessage`] before any SQL. After any other error roll back.
+    pub async fn save<S: Saga, T: Sender>(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        unit: UnitOfWork<'_, S, T>,
+    ) -> Result<Saved> {
+        let prepared = self.prepare(&unit)?;
+        if prepared.unchanged {
+            return Ok(Saved::Unchanged { revision: unit.instance.revision });
+        }
+        let commit = self.as_commit(&unit, &prepared);
+        let written = self.store.commit(tx, &commit).await?;
+        if written {
+            self.save_separate_parts(tx, &unit, &prepared).await?;
+        }
+        self.outcome(tx, &unit, written).await
+    }
+
+    /// As [`save`](Self::save), and completes the instance: its snapshots are deleted, it takes no
+    /// further events, its history stays.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub async fn save_and_complete<S: Saga, T: Sender>(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        mut unit: UnitOfWork<'_, S, T>,
+    ) -> Result<Saved> {
+        unit.complete();
+        self.save(tx, unit).await
+    }
+
+    /// As [`save`](Self::save), in a transaction of its own; one round trip where the database allows.
+    pub(super) async fn save_alone<S: Saga, T: Sender>(
+        &self,
+        conn: &mut DB::Connection,
+        unit: UnitOfWork<'_, S, T>,
+    ) -> Result<Saved> {
+        let prepared = self.prepare(&unit)?;
+        if prepared.unchanged {
+            return Ok(Saved::Unchanged { revision: unit.instance.revision });
+        }
+        let commit = self.as_commit(&unit, &prepared);
+        let written = if self.has_separate_parts(&unit, &prepared) {
+            let mut tx = self.store.begin(conn).await?;
+            let written = self.store.commit(&mut tx, &commit).await?;
+            if written {
+                self.save_separate_parts(&mut tx, &unit, &prepared).await?;
+            }
+            tx.commit().await.map_err(self.classify("committing a unit of work"))?;
+            written
+        } else {
+            self.store.commit_alone(conn, &commit).await?
+        };
+        self.outcome(conn, &unit, written).await
+    }
+
+    fn prepare<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>) -> Result<Prepared> {
+        let recorder = &unit.recorder;
+        let encoded = EncodedCommit::encode(&unit.stream.name, recorder.recorded(), recorder.limits())?;
+        let done = unit.completing || (encoded.event_count > 0 && unit.saga.is_complete(&unit.instance.data));
+        let completed = unit.head.completed || done;
+        let completes = completed && !unit.head.completed;
+        let unchanged = encoded.message_count == 0 && recorder.inbound().is_none() && !completes;
+        let snapshot = if unchanged || completed || encoded.event_count == 0 { None } else { self.due_snapshot(unit)? };
+        Ok(Prepared { encoded, snapshot, completed, unchanged })
+    }
+
+    /// The snapshot that this unit of work is to take, if any. A state that cannot be stored does
+    /// not stop its events.
+    fn due_snapshot<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>) -> Result<Option<Snapshot>> {
+        let (revision, last) = (unit.instance.revision, unit.report.snapshot.unwrap_or(Revision::ZERO));
+        if matches!(self.snapshots, Snapshots::Off) || !self.snapshot_frequency.is_due(revision, last) {
+            return Ok(None);
+        }
+        let codec = unit.recorder.codecs().snapshots();
+        let (what, limit) = ("snapshot in bytes", self.limits.snapshot_bytes);
+        let body = match codec::encode(codec, "state of the instance", what, limit, &unit.instance.data) {
+            Ok(body) => body,
+            Err(error @ (Error::TooLarge { .. } | Error::Unencodable { .. })) => {
+                tracing::warn!(
+                    target: "sagastore", stream = %unit.stream.name, %revision, %error,
+                    "no snapshot is taken; the events are saved"
+                );
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let stream = &unit.stream;
+        let number: CommitNumber = unit.head.commit_number.checked_add(1)?;
+        let version = unit.saga.data_version();
+        let snapshot = Snapshot::new(
+            &stream.persistence_key,
+            &stream.instance_id,
+            revision,
+            number,
+            version,
+            codec.content_type(),
+            body,
+        );
+        Ok(Some(snapshot))
+    }
+
+    fn as_commit<'a, S: Saga, T: Sender>(
+        &self,
+        unit: &'a UnitOfWork<'_, S, T>,
+        prepared: &'a Prepared,
+    ) -> UnitCommit<'a> {
+        let snapshots = match (&self.snapshots, &prepared.snapshot) {
+            (Snapshots::InStore, Some(snapshot)) => SnapshotChange::Save(snapshot, self.kept_snapshots),
+            (Snapshots::InStore, None) if prepared.completed && !unit.head.completed => SnapshotChange::Delete,
+            _ => SnapshotChange::None,
+        };
+        UnitCommit {
+            stream: &unit.stream,
+            head: &unit.head,
+            encoded: &prepared.encoded,
+            handled: unit.recorder.inbound().map(|inbound| inbound.message_id),
+            completed: prepared.completed,
+            deliver: unit.recorder.uses_outbox() && self.outbox.is_none(),
+            snapshots,
+        }
+    }
+
+    fn has_separate_parts<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>, prepared: &Prepared) -> bool {
+        let snapshots = matches!(self.snapshots, Snapshots::Separate(_));
+        snapshots && (prepared.snapshot.is_some() || prepared.completed)
+            || self.outbox.is_some() && unit.recorder.uses_outbox() && prepared.encoded.message_count > 0
+    }
+
+    /// What the message store does not keep itself, after its commit and in the same transaction.
+    async fn save_separate_parts<S: Saga, T: Sender>(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        unit: &UnitOfWork<'_, S, T>,
+        prepared: &Prepared,
+    ) -> Result<()> {
+        let stream = &unit.stream;
+        if let (Some(outbox), true) = (&self.outbox, unit.recorder.uses_outbox()) {
+            let record = |message| NewOutboxRecord::of_saga(stream, message);
+            let records: Vec<_> = unit.recorder.recorded().iter().cloned().map(record).collect();
+            outbox.save(tx, &records).await?;
+        }
+        if let Snapshots::Separate(repository) = &self.snapshots {
+            if let Some(snapshot) = &prepared.snapshot {
+                repository.save_saga_snapshot(tx, snapshot, self.kept_snapshots).await?;
+            } else if prepared.completed && !unit.head.completed {
+                repository.delete_saga_snapshots(tx, &stream.persistence_key, &stream.instance_id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what a write came to. A lost race may also mean that the same message was faster.
+    async fn outcome<S: Saga, T: Sender>(
+        &self,
+        conn: &mut DB::Connection,
+        unit: &UnitOfWork<'_, S, T>,
+        written: bool,
+    ) -> Result<Saved> {
+        if written {
+            return Ok(Saved::Changed { revision: unit.instance.revision });
+        }
+        let stream = &unit.stream;
+        if let Some(inbound) = unit.recorder.inbound() {
+            let handled = Some(inbound.message_id);
+            let request = LoadRequest { stream, from: LoadFrom::Commit(unit.head.commit_number), handled };
+            if let Some(commit) = self.store.load(conn, &request).await?.handled {
+                return Ok(Saved::AlreadyHandled(as_handled(&stream.name, inbound.message_id, &commit)?));
+            }
+        }
+        let actual = self.store.next_offset(conn, &stream.name).await?.unwrap_or_default();
+        let expected = unit.head.next_offset;
+        Err(Error::Conflict { stream: stream.name.clone(), expected, actual })
+    }
+}

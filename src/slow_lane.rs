@@ -1,0 +1,50 @@
+//! Rows of the outbox's slow lane on their way to records, the same for every database.
+
+use crate::contents::{self, CommonCause, Texts};
+use crate::envelope::Envelope;
+use crate::error::{Error, Result};
+use crate::ids::Offset;
+use crate::outbox::{OutboxId, OutboxRecord};
+use crate::stream_name::StreamName;
+use crate::timestamp::Timestamp;
+
+/// A row as its columns say.
+pub(crate) struct SlowRow {
+    pub(crate) recorded_at: i64,
+    pub(crate) stream: i64,
+    pub(crate) commit_number: i64,
+    pub(crate) index: i64,
+    pub(crate) row: i64,
+    pub(crate) aggregate_type: String,
+    pub(crate) aggregate_id: String,
+    pub(crate) contents: String,
+    pub(crate) body: Vec<u8>,
+}
+
+/// A message's index, as a row of the slow lane holds it.
+pub(crate) fn contents(message: &Envelope) -> Result<String> {
+    let encoded = contents::encode(std::slice::from_ref(message), CommonCause::default());
+    encoded.map_err(|fault| Error::Unencodable { what: "index of the message".to_owned(), source: fault.into() })
+}
+
+/// A message of a commit keeps the id it had in the fast lane; so its row number is no part of it.
+pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
+    let SlowRow { recorded_at, stream, commit_number, index, aggregate_type, aggregate_id, contents, body, .. } = row;
+    let id = OutboxId { recorded_at, stream, commit_number, index, row: if stream == 0 { row.row } else { 0 } };
+    let damaged = |detail: &str| match StreamName::new(format!("outbox message {}", row.row)) {
+        Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
+        Err(error) => error,
+    };
+    let (mut found, mut texts, recorded) = (None, Texts::default(), Timestamp::from_micros(recorded_at));
+    let body = body.into();
+    contents::decode(&contents, &body, CommonCause::default(), recorded, &mut texts, |message| found = Some(message))
+        .map_err(|detail| damaged(&detail))?;
+    let envelope = found.ok_or_else(|| damaged("it holds no message"))?;
+    Ok(OutboxRecord { id, aggregate_type, aggregate_id, envelope })
+}
+
+/// The row number after which rows with otherwise the same place come later. A message of a commit
+/// is alone at its place, so any row there is that message.
+pub(crate) fn row_after(id: OutboxId) -> i64 {
+    if id.stream > 0 { i64::MAX } else { id.row }
+}

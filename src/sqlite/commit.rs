@@ -1,0 +1,118 @@
+//! One unit of work as one row, one statement, one fsync.
+
+use sqlx::SqliteConnection;
+
+use super::append::ensure_stream;
+use super::{explain, is_stale_read, snapshot};
+use crate::error::Result;
+use crate::message_store::{SnapshotChange, UnitCommit};
+
+pub(super) async fn commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<bool> {
+    if !insert_commit(conn, unit).await? {
+        return Ok(false);
+    }
+    if unit.completes() {
+        mark_completed(conn, unit).await?;
+    }
+    match unit.snapshots {
+        SnapshotChange::None => {}
+        SnapshotChange::Save(taken, keep) => snapshot::save(conn, &unit.stream.name, taken, keep).await?,
+        SnapshotChange::Delete => snapshot::delete(conn, &unit.stream.name).await.map(drop)?,
+    }
+    Ok(true)
+}
+
+pub(super) async fn commit_in_one_statement(
+    conn: &mut SqliteConnection,
+    unit: &UnitCommit<'_>,
+) -> Result<Option<bool>> {
+    let one = unit.head.key.is_some() && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
+    if one { insert_commit(conn, unit).await.map(Some) } else { Ok(None) }
+}
+
+async fn insert_commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<bool> {
+    let number = unit.commit_number()?.to_i64();
+    match insert(conn, unit, number).await {
+        Ok(inserted) => Ok(inserted),
+        Err(error) if is_stale_read(&error) => Ok(false),
+        Err(error) => Err(explain(conn, "saving a unit of work", error).await),
+    }
+}
+
+async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64) -> sqlx::Result<bool> {
+    let name = unit.stream.name.as_str();
+    if unit.head.key.is_none() {
+        ensure_stream(conn, &unit.stream.name, Some(unit.stream)).await?;
+    }
+    let inserted = sqlx::query(
+        "INSERT INTO saga_commit (
+            stream_id,
+            commit_no,
+            first_offset,
+            event_count,
+            message_count,
+            completed,
+            handled_message_id,
+            causation_id,
+            correlation_id,
+            recorded_at,
+            undelivered,
+            checksum,
+            contents,
+            body
+        )
+        SELECT
+            COALESCE(?1, (SELECT stream_id FROM saga_stream WHERE stream_name = ?2)),
+            ?3,
+            ?4,
+            ?5,
+            ?6,
+            ?7,
+            ?8,
+            ?9,
+            ?10,
+            clock.now,
+            CASE WHEN ?12 THEN clock.now END,
+            ?13,
+            ?14,
+            ?15
+        FROM (
+            SELECT MAX(CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER), ?11 + 1) AS now
+        ) AS clock
+        WHERE TRUE
+        ON CONFLICT DO NOTHING",
+    )
+    .bind(unit.head.key)
+    .bind(unit.head.key.is_none().then_some(name))
+    .bind(number)
+    .bind(unit.head.next_offset.to_i64())
+    .bind(unit.encoded.event_count)
+    .bind(unit.encoded.message_count)
+    .bind(unit.completed)
+    .bind(unit.handled.map(|id| id.as_uuid()))
+    .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
+    .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))
+    .bind(unit.head.recorded_at.as_micros())
+    .bind(unit.is_marked())
+    .bind(unit.encoded.checksum)
+    .bind(unit.encoded.contents.as_str())
+    .bind(unit.encoded.body.as_slice())
+    .execute(conn)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+async fn mark_completed(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<()> {
+    let updated = sqlx::query(
+        "UPDATE saga_stream
+        SET completed_at = CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER)
+        WHERE stream_name = ?1",
+    )
+    .bind(unit.stream.name.as_str())
+    .execute(&mut *conn)
+    .await;
+    match updated {
+        Ok(_) => Ok(()),
+        Err(error) => Err(explain(conn, "completing an instance", error).await),
+    }
+}

@@ -1,0 +1,139 @@
+//! The store on SQLite.
+
+use async_trait::async_trait;
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+
+use crate::backend::Backend;
+use crate::commit::EncodedCommit;
+use crate::error::{Error, Fault, Result, from_driver};
+use crate::ids::{CommitNumber, Offset};
+use crate::limits::Limits;
+use crate::message_store::{CommitPage, LoadRequest, Loaded, UnitCommit};
+use crate::stream_name::StreamName;
+use crate::streams::StreamTables;
+
+mod append;
+mod commit;
+mod global_order;
+mod load;
+mod outbox;
+mod read;
+mod schema;
+mod snapshot;
+
+/// Streams, snapshots and outbox in SQLite.
+///
+/// SQLite has one writer at a time: writing transactions should begin with `BEGIN IMMEDIATE`, as
+/// those of [`Persister::begin`](crate::Persister::begin) do. In a deferred transaction that read
+/// first, a write that finds the database changed is a conflict.
+#[derive(Clone, Debug, Default)]
+pub struct SqliteStore {
+    limits: Limits,
+}
+
+impl SqliteStore {
+    /// A store with these limits.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { limits }
+    }
+}
+
+impl Backend for Sqlite {
+    type Store = SqliteStore;
+}
+
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+/// A deferred transaction read before another wrote.
+const BUSY_SNAPSHOT: i32 = 517;
+
+/// The result code of SQLite, with its extension.
+fn code(error: &(dyn sqlx::error::DatabaseError + 'static)) -> i32 {
+    error.code().and_then(|code| code.parse().ok()).unwrap_or_default()
+}
+
+/// Turns a driver's error into ours. A missing table has no code of its own in SQLite; see [`explain`].
+fn classify(doing: &'static str, error: sqlx::Error) -> Error {
+    from_driver(doing, error, |answer| match code(answer) & 0xff {
+        BUSY | LOCKED => Fault::Contention,
+        _ => Fault::Other,
+    })
+}
+
+/// As [`classify`]; finds out whether a table is missing by looking for it.
+async fn explain(conn: &mut SqliteConnection, doing: &'static str, error: sqlx::Error) -> Error {
+    const GENERIC: i32 = 1;
+    if error.as_database_error().is_some_and(|answer| code(answer) == GENERIC) && !schema::is_complete(conn).await {
+        return Error::SchemaMissing { doing };
+    }
+    classify(doing, error)
+}
+
+/// True if the write found that the database changed since the transaction's first read.
+fn is_stale_read(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|answer| code(answer) == BUSY_SNAPSHOT)
+}
+
+#[async_trait]
+impl StreamTables<Sqlite> for SqliteStore {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    async fn append(
+        &self,
+        tx: &mut Transaction<'_, Sqlite>,
+        stream: &StreamName,
+        offset: Offset,
+        encoded: &EncodedCommit,
+    ) -> Result<bool> {
+        append::append(tx, stream, offset, encoded).await
+    }
+
+    async fn end(&self, conn: &mut SqliteConnection, stream: &StreamName) -> Result<Option<Offset>> {
+        read::end(conn, stream).await
+    }
+
+    async fn commit_reaching(
+        &self,
+        conn: &mut SqliteConnection,
+        stream: &StreamName,
+        offset: Offset,
+    ) -> Result<Option<CommitNumber>> {
+        read::commit_reaching(conn, stream, offset).await
+    }
+
+    async fn commits(
+        &self,
+        conn: &mut SqliteConnection,
+        stream: &StreamName,
+        from: CommitNumber,
+        limit: u32,
+    ) -> Result<CommitPage> {
+        read::commits(conn, stream, from, limit).await
+    }
+
+    async fn load(&self, conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
+        load::load(conn, request).await
+    }
+
+    async fn commit(&self, tx: &mut Transaction<'_, Sqlite>, unit: &UnitCommit<'_>) -> Result<bool> {
+        commit::commit(tx, unit).await
+    }
+
+    async fn commit_in_one_statement(
+        &self,
+        conn: &mut SqliteConnection,
+        unit: &UnitCommit<'_>,
+    ) -> Result<Option<bool>> {
+        commit::commit_in_one_statement(conn, unit).await
+    }
+
+    fn begin_statement(&self) -> Option<&'static str> {
+        Some("BEGIN IMMEDIATE")
+    }
+
+    fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {
+        classify(doing, error)
+    }
+}

@@ -1,0 +1,373 @@
+//! The statements of the outbox.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
+
+use super::{SqliteStore, explain, read};
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::message_store::PAGE_BYTES;
+use crate::outbox::{LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables};
+use crate::row;
+use crate::slow_lane::{self, SlowRow};
+use crate::stream_name::StreamName;
+use crate::timestamp::Timestamp;
+
+#[async_trait]
+impl OutboxTables<Sqlite> for SqliteStore {
+    fn outbox_limits(&self) -> &Limits {
+        crate::streams::StreamTables::limits(self)
+    }
+
+    async fn marked(&self, conn: &mut SqliteConnection, after: OutboxId, limit: u32) -> Result<MarkedPage> {
+        match select_marked(conn, after, limit).await {
+            Ok(page) => page,
+            Err(error) => Err(explain(conn, "reading the outbox", error).await),
+        }
+    }
+
+    async fn waiting(&self, conn: &mut SqliteConnection, after: OutboxId, limit: u32) -> Result<Vec<OutboxRecord>> {
+        let rows = match select_waiting(conn, after, limit).await {
+            Ok(rows) => rows,
+            Err(error) => return Err(explain(conn, "reading the outbox", error).await),
+        };
+        rows.into_iter().map(slow_lane::record).collect()
+    }
+
+    async fn lock_marked(&self, tx: &mut Transaction<'_, Sqlite>, id: OutboxId) -> Result<Option<Marked>> {
+        // A writing transaction of SQLite is the only one: there is nothing to lock.
+        let page = self.marked(tx, id, 1).await?;
+        let asked =
+            |found: &Marked| found.stream_key == id.stream && found.commit.commit_number.to_i64() == id.commit_number;
+        Ok(page.commits.into_iter().find(asked))
+    }
+
+    async fn unmark(&self, tx: &mut Transaction<'_, Sqlite>, commits: &[OutboxId]) -> Result<u64> {
+        let mut messages = 0;
+        for commit in commits {
+            match unmark(tx, *commit).await {
+                Ok(count) => messages += count,
+                Err(error) => return Err(explain(tx, "acknowledging messages of the outbox", error).await),
+            }
+        }
+        Ok(messages)
+    }
+
+    async fn marked_messages(
+        &self,
+        tx: &mut Transaction<'_, Sqlite>,
+        commits: &[OutboxId],
+    ) -> Result<Vec<(OutboxId, u64)>> {
+        let mut found = Vec::with_capacity(commits.len());
+        for commit in commits {
+            match count_marked(tx, *commit).await {
+                Ok(count) => found.extend(count.map(|count| (*commit, count))),
+                Err(error) => return Err(explain(tx, "acknowledging messages of the outbox", error).await),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn insert_new(&self, tx: &mut Transaction<'_, Sqlite>, record: &NewOutboxRecord) -> Result<()> {
+        let contents = slow_lane::contents(&record.envelope)?;
+        match insert_new(tx, record, &contents).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(explain(tx, "saving a record in the outbox", error).await),
+        }
+    }
+
+    async fn insert_left_over(&self, tx: &mut Transaction<'_, Sqlite>, message: &LeftOver) -> Result<()> {
+        let contents = slow_lane::contents(&message.envelope)?;
+        match insert_left_over(tx, message, &contents).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(explain(tx, "keeping what is left of a commit in the outbox", error).await),
+        }
+    }
+
+    async fn delete(&self, tx: &mut Transaction<'_, Sqlite>, ids: &[OutboxId]) -> Result<u64> {
+        let mut gone = 0;
+        for id in ids {
+            match delete(tx, *id).await {
+                Ok(count) => gone += count,
+                Err(error) => return Err(explain(tx, "acknowledging messages of the outbox", error).await),
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn outbox_stats(&self, conn: &mut SqliteConnection) -> Result<OutboxStats> {
+        match stats(conn).await {
+            Ok(stats) => Ok(stats),
+            Err(error) => Err(explain(conn, "measuring the outbox", error).await),
+        }
+    }
+}
+
+async fn select_marked(conn: &mut SqliteConnection, after: OutboxId, limit: u32) -> sqlx::Result<Result<MarkedPage>> {
+    let mut rows = sqlx::query(
+        "SELECT
+            c.stream_id,
+            s.stream_name,
+            s.persistence_key,
+            s.instance_id,
+            c.commit_no,
+            c.first_offset,
+            c.event_count,
+            c.completed,
+            c.recorded_at,
+            c.causation_id,
+            c.correlation_id,
+            c.checksum,
+            c.contents,
+            c.body
+        FROM saga_commit AS c
+        JOIN saga_stream AS s
+            ON s.stream_id = c.stream_id
+        WHERE c.undelivered IS NOT NULL
+            AND (c.undelivered, c.stream_id, c.commit_no) >= (?1, ?2, ?3)
+        ORDER BY
+            c.undelivered,
+            c.stream_id,
+            c.commit_no
+        LIMIT ?4",
+    )
+    .bind(after.recorded_at)
+    .bind(after.stream)
+    .bind(after.commit_number)
+    .bind(limit)
+    .fetch(conn);
+    let (mut page, mut bytes) = (MarkedPage::default(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let columns = read::columns(&row, 4)?;
+        bytes += columns.size();
+        let name: String = row.try_get(1)?;
+        let marked = StreamName::new(name).and_then(|stream| {
+            let commit = row::commit(&stream, columns)?;
+            Ok((stream, commit))
+        });
+        let (stream, commit) = match marked {
+            Ok(marked) => marked,
+            Err(error) => return Ok(Err(error)),
+        };
+        page.commits.push(Marked {
+            stream_key: row.try_get(0)?,
+            aggregate_type: row.try_get::<Option<String>, _>(2)?.unwrap_or_default(),
+            aggregate_id: row.try_get::<Option<String>, _>(3)?.unwrap_or_else(|| stream.as_str().to_owned()),
+            stream,
+            commit,
+        });
+        if bytes >= PAGE_BYTES {
+            page.cut = true;
+            break;
+        }
+    }
+    Ok(Ok(page))
+}
+
+async fn select_waiting(conn: &mut SqliteConnection, after: OutboxId, limit: u32) -> sqlx::Result<Vec<SlowRow>> {
+    sqlx::query(
+        "SELECT
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            message_no,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body
+        FROM saga_outbox_message
+        WHERE (recorded_at, stream_id, commit_no, message_index, message_no) > (?1, ?2, ?3, ?4, ?5)
+            AND dead_at IS NULL
+            AND available_at <= CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER)
+        ORDER BY
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            message_no
+        LIMIT ?6",
+    )
+    .bind(after.recorded_at)
+    .bind(after.stream)
+    .bind(after.commit_number)
+    .bind(after.index)
+    .bind(slow_lane::row_after(after))
+    .bind(limit)
+    .try_map(|row: SqliteRow| {
+        Ok(SlowRow {
+            recorded_at: row.try_get(0)?,
+            stream: row.try_get(1)?,
+            commit_number: row.try_get(2)?,
+            index: row.try_get(3)?,
+            row: row.try_get(4)?,
+            aggregate_type: row.try_get(5)?,
+            aggregate_id: row.try_get(6)?,
+            contents: row.try_get(7)?,
+            body: row.try_get(8)?,
+        })
+    })
+    .fetch_all(conn)
+    .await
+}
+
+async fn count_marked(conn: &mut SqliteConnection, commit: OutboxId) -> sqlx::Result<Option<u64>> {
+    sqlx::query_scalar(
+        "SELECT message_count
+        FROM saga_commit
+        WHERE stream_id = ?1
+            AND commit_no = ?2
+            AND undelivered = ?3",
+    )
+    .bind(commit.stream)
+    .bind(commit.commit_number)
+    .bind(commit.recorded_at)
+    .fetch_optional(conn)
+    .await
+}
+
+async fn unmark(conn: &mut SqliteConnection, commit: OutboxId) -> sqlx::Result<u64> {
+    let count = count_marked(conn, commit).await?.unwrap_or_default();
+    sqlx::query(
+        "UPDATE saga_commit
+        SET undelivered = NULL
+        WHERE stream_id = ?1
+            AND commit_no = ?2
+            AND undelivered = ?3",
+    )
+    .bind(commit.stream)
+    .bind(commit.commit_number)
+    .bind(commit.recorded_at)
+    .execute(conn)
+    .await?;
+    Ok(count)
+}
+
+async fn insert_new(conn: &mut SqliteConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO saga_outbox_message (
+            partition_no,
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            available_at,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body
+        )
+        SELECT
+            ?1,
+            MAX(now, COALESCE((SELECT MAX(recorded_at) FROM saga_outbox_message WHERE partition_no = ?1), 0)),
+            0,
+            0,
+            0,
+            COALESCE(?2, 0),
+            ?3,
+            ?4,
+            ?5,
+            ?6
+        FROM (SELECT CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER) AS now)",
+    )
+    .bind(record.partition())
+    .bind(record.due_at.map(Timestamp::as_micros))
+    .bind(record.aggregate_type.as_str())
+    .bind(record.aggregate_id.as_str())
+    .bind(contents)
+    .bind(&*record.envelope.payload)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn insert_left_over(conn: &mut SqliteConnection, message: &LeftOver, contents: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO saga_outbox_message (
+            partition_no,
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            available_at,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body
+        )
+        VALUES (
+            ?1,
+            ?2,
+            ?3,
+            ?4,
+            ?5,
+            0,
+            ?6,
+            ?7,
+            ?8,
+            ?9
+        )",
+    )
+    .bind(message.partition)
+    .bind(message.id.recorded_at)
+    .bind(message.id.stream)
+    .bind(message.id.commit_number)
+    .bind(message.id.index)
+    .bind(message.aggregate_type.as_str())
+    .bind(message.aggregate_id.as_str())
+    .bind(contents)
+    .bind(&*message.envelope.payload)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn delete(conn: &mut SqliteConnection, id: OutboxId) -> sqlx::Result<u64> {
+    let deleted = sqlx::query(
+        "DELETE FROM saga_outbox_message
+        WHERE (message_no = ?1 AND stream_id = 0)
+            OR (?2 > 0 AND stream_id = ?2 AND commit_no = ?3 AND message_index = ?4)",
+    )
+    .bind(id.row)
+    .bind(id.stream)
+    .bind(id.commit_number)
+    .bind(id.index)
+    .execute(conn)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+async fn stats(conn: &mut SqliteConnection) -> sqlx::Result<OutboxStats> {
+    let row = sqlx::query(
+        "SELECT
+            fast.messages + slow.messages,
+            MIN(COALESCE(fast.oldest, slow.oldest), COALESCE(slow.oldest, fast.oldest)),
+            CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER)
+        FROM (
+            SELECT
+                COALESCE(SUM(message_count), 0) AS messages,
+                MIN(undelivered)                AS oldest
+            FROM saga_commit
+            WHERE undelivered IS NOT NULL
+        ) AS fast
+        CROSS JOIN (
+            SELECT
+                COUNT(*)         AS messages,
+                MIN(recorded_at) AS oldest
+            FROM saga_outbox_message
+            WHERE dead_at IS NULL
+        ) AS slow",
+    )
+    .fetch_one(conn)
+    .await?;
+    let (oldest, now): (Option<i64>, i64) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(OutboxStats {
+        pending: row.try_get(0)?,
+        oldest: oldest.map(Timestamp::from_micros),
+        oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
+    })
+}

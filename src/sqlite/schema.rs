@@ -1,0 +1,74 @@
+//! How the tables get into a database, and out of it.
+
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::{Pool, Sqlite, SqliteConnection};
+
+use super::classify;
+use crate::backend::schema::Schema;
+use crate::error::Result;
+
+static EMBEDDED: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// How many tables the migrations make.
+const TABLES: i64 = 5;
+
+#[async_trait]
+impl Schema for Sqlite {
+    fn embedded() -> Migrator {
+        Migrator::with_migrations(EMBEDDED.iter().cloned().collect())
+    }
+
+    async fn applied_version(pool: &Pool<Sqlite>) -> Result<Option<i64>> {
+        let there: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*)
+            FROM sqlite_master
+            WHERE type = 'table'
+                AND name = 'saga_migrations'",
+        )
+        .fetch_one(pool)
+        .await
+        .map_err(|error| classify("looking for the schema", error))?;
+        if there == 0 {
+            return Ok(None);
+        }
+        sqlx::query_scalar("SELECT MAX(version) FROM saga_migrations WHERE success")
+            .fetch_one(pool)
+            .await
+            .map_err(|error| classify("looking for the version of the schema", error))
+    }
+
+    async fn after_migrating(_: &Pool<Sqlite>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn drop_all(pool: &Pool<Sqlite>) -> Result<()> {
+        let dropped = sqlx::raw_sql(
+            "BEGIN IMMEDIATE;
+            DROP VIEW IF EXISTS saga_event;
+            DROP TABLE IF EXISTS saga_outbox_message;
+            DROP TABLE IF EXISTS saga_snapshot;
+            DROP TABLE IF EXISTS saga_consumer;
+            DROP TABLE IF EXISTS saga_commit;
+            DROP TABLE IF EXISTS saga_stream;
+            DROP TABLE IF EXISTS saga_migrations;
+            COMMIT",
+        )
+        .execute(pool)
+        .await;
+        dropped.map(drop).map_err(|error| classify("dropping the schema", error))
+    }
+}
+
+/// True if all tables are there, or if that cannot be found out.
+pub(super) async fn is_complete(conn: &mut SqliteConnection) -> bool {
+    let tables = sqlx::query_scalar::<_, i64>(
+        "SELECT COUNT(*)
+        FROM sqlite_master
+        WHERE type = 'table'
+            AND name IN ('saga_stream', 'saga_commit', 'saga_consumer', 'saga_snapshot', 'saga_outbox_message')",
+    )
+    .fetch_one(conn)
+    .await;
+    tables.map_or(true, |tables| tables >= TABLES)
+}

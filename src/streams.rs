@@ -1,0 +1,165 @@
+//! What every built-in message store does alike, above the statements of its database.
+
+use async_trait::async_trait;
+use sqlx::{Connection, Database, Transaction};
+
+use crate::commit::EncodedCommit;
+use crate::contents::Texts;
+use crate::envelope::{Envelope, RecordedEvent};
+use crate::error::{Error, Result};
+use crate::ids::{CommitNumber, Offset};
+use crate::limits::Limits;
+use crate::message_store::{CommitPage, LoadRequest, Loaded, MessageStore, PAGE_COMMITS, UnitCommit};
+use crate::stream_name::StreamName;
+
+/// The statements of a database. Verbs answer whether it was as expected; what that means is
+/// decided here.
+#[async_trait]
+pub trait StreamTables<DB: Database>: Send + Sync {
+    /// The limits in force.
+    fn limits(&self) -> &Limits;
+
+    /// Appends if the stream ends at `offset`.
+    async fn append(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        stream: &StreamName,
+        offset: Offset,
+        encoded: &EncodedCommit,
+    ) -> Result<bool>;
+
+    /// Where the stream ends; `None` if it has no commit.
+    async fn end(&self, conn: &mut DB::Connection, stream: &StreamName) -> Result<Option<Offset>>;
+
+    /// The first commit that ends after `offset`, or the last one if none does; `None` if there is none.
+    async fn commit_reaching(
+        &self,
+        conn: &mut DB::Connection,
+        stream: &StreamName,
+        offset: Offset,
+    ) -> Result<Option<CommitNumber>>;
+
+    /// Commits from number `from` on, at most `limit`.
+    async fn commits(
+        &self,
+        conn: &mut DB::Connection,
+        stream: &StreamName,
+        from: CommitNumber,
+        limit: u32,
+    ) -> Result<CommitPage>;
+
+    async fn load(&self, conn: &mut DB::Connection, request: &LoadRequest<'_>) -> Result<Loaded>;
+
+    async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<bool>;
+
+    /// Writes the unit of work without a transaction around it, where one statement does; `None` where not.
+    async fn commit_in_one_statement(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<Option<bool>>;
+
+    fn begin_statement(&self) -> Option<&'static str>;
+
+    fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error;
+}
+
+#[async_trait]
+impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
+    async fn append_messages(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        stream: &StreamName,
+        offset: Offset,
+        messages: &[Envelope],
+    ) -> Result<Offset> {
+        let encoded = EncodedCommit::encode(stream, messages, self.limits())?;
+        let end = offset.checked_add(u64::from(encoded.event_count))?;
+        let appended = if messages.is_empty() {
+            self.end(tx, stream).await?.unwrap_or_default() == offset
+        } else {
+            self.append(tx, stream, offset, &encoded).await?
+        };
+        if appended {
+            return Ok(end);
+        }
+        let actual = self.end(tx, stream).await?.unwrap_or_default();
+        Err(Error::Conflict { stream: stream.clone(), expected: offset, actual })
+    }
+
+    async fn read_page(
+        &self,
+        conn: &mut DB::Connection,
+        stream: &StreamName,
+        from: Offset,
+        limit: u32,
+    ) -> Result<Option<Vec<RecordedEvent>>> {
+        let Some(mut number) = self.commit_reaching(conn, stream, from).await? else { return Ok(None) };
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+        let (mut events, mut texts, mut expected) = (Vec::new(), Texts::default(), None);
+        while events.len() < wanted {
+            let page = self.commits(conn, stream, number, limit.min(PAGE_COMMITS)).await?;
+            for commit in &page.commits {
+                if commit.commit_number != number || expected.is_some_and(|end| end != commit.first_offset) {
+                    let detail = format!("commit {number} is missing");
+                    return Err(Error::corrupt(stream, expected.unwrap_or(from), detail));
+                }
+                commit.decode_sharing(stream, &mut texts, &mut |offset, envelope| {
+                    let wanted_one = offset.filter(|offset| *offset >= from && events.len() < wanted);
+                    events.extend(wanted_one.map(|offset| RecordedEvent::new(stream.clone(), offset, envelope)));
+                    Ok(())
+                })?;
+                number = number.checked_add(1)?;
+                expected = Some(commit.end()?);
+            }
+            if !page.more {
+                break;
+            }
+        }
+        Ok(Some(events))
+    }
+
+    async fn next_offset(&self, conn: &mut DB::Connection, stream: &StreamName) -> Result<Option<Offset>> {
+        self.end(conn, stream).await
+    }
+
+    async fn load(&self, conn: &mut DB::Connection, request: &LoadRequest<'_>) -> Result<Loaded> {
+        StreamTables::load(self, conn, request).await
+    }
+
+    async fn read_commits(
+        &self,
+        conn: &mut DB::Connection,
+        stream: &StreamName,
+        after: CommitNumber,
+    ) -> Result<CommitPage> {
+        self.commits(conn, stream, after.checked_add(1)?, PAGE_COMMITS).await
+    }
+
+    async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<bool> {
+        StreamTables::commit(self, tx, unit).await
+    }
+
+    async fn commit_alone(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<bool> {
+        if let Some(written) = self.commit_in_one_statement(conn, unit).await? {
+            return Ok(written);
+        }
+        let mut tx = MessageStore::begin(self, conn).await?;
+        let written = StreamTables::commit(self, &mut tx, unit).await?;
+        let end = if written { tx.commit().await } else { tx.rollback().await };
+        end.map_err(|error| StreamTables::classify(self, "ending the transaction of a unit of work", error))?;
+        Ok(written)
+    }
+
+    async fn begin<'c>(&self, conn: &'c mut DB::Connection) -> Result<Transaction<'c, DB>> {
+        let begun = match StreamTables::begin_statement(self) {
+            Some(statement) => conn.begin_with(statement).await,
+            None => conn.begin().await,
+        };
+        begun.map_err(|error| StreamTables::classify(self, "beginning a transaction", error))
+    }
+
+    fn begin_statement(&self) -> Option<&'static str> {
+        StreamTables::begin_statement(self)
+    }
+
+    fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {
+        StreamTables::classify(self, doing, error)
+    }
+}
