@@ -1,4 +1,6 @@
 #![doc = include_str!("docs/crate.md")]
+#![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions))]
 
 mod backend;
 mod codec;
@@ -10,6 +12,7 @@ mod event_stream;
 mod global_order;
 mod ids;
 mod limits;
+mod load_answer;
 mod message;
 mod message_store;
 mod migrate;
@@ -26,6 +29,8 @@ mod streams;
 mod timestamp;
 mod unit_of_work;
 
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

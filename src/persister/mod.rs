@@ -240,6 +240,7 @@ fn stream_of<S: Saga>(saga: &S, id: &InstanceId) -> Result<SagaStream> {
 
 /// What beginning to handle a message found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub enum Begun<'s, S: Saga, T> {
     /// The message is new for this instance.
     Unit(UnitOfWork<'s, S, T>),

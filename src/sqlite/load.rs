@@ -5,56 +5,18 @@ use sqlx::{Row, SqliteConnection};
 
 use super::{explain, read};
 use crate::error::Result;
-use crate::message_store::{LoadFrom, LoadRequest, Loaded, PAGE_BYTES, PAGE_COMMITS, StreamRow};
-use crate::row::{self, CommitColumns, SnapshotColumns};
-
-/// What a row of the answer is.
-const STREAM: i64 = 0;
-const SNAPSHOT: i64 = 1;
-const COMMIT: i64 = 2;
-
-/// The answer, sorted by what its rows are.
-#[derive(Default)]
-struct Answer {
-    stream: Option<StreamRow>,
-    snapshot: Option<SnapshotColumns>,
-    commits: Vec<CommitColumns>,
-    cut: bool,
-    handled: Option<CommitColumns>,
-}
+use crate::load_answer::{COMMIT, LoadAnswer, SNAPSHOT, STREAM};
+use crate::message_store::{LoadRequest, Loaded, PAGE_COMMITS, StreamRow};
+use crate::row::SnapshotColumns;
 
 pub(super) async fn load(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
-    let answer = match select(conn, request).await {
-        Ok(answer) => answer,
-        Err(error) => return Err(explain(conn, "loading an instance", error).await),
-    };
-    let Answer { stream: found, snapshot, mut commits, cut, handled } = answer;
-    let stream = request.stream;
-    let key = found.as_ref().map(|row| row.key);
-    let read = commits.len();
-    // The commit at which the snapshot was taken comes without contents.
-    let at_snapshot = if commits.first().is_some_and(|first| first.contents.is_none()) {
-        Some(row::head(&stream.name, key, &commits.remove(0))?)
-    } else {
-        None
-    };
-    let mut page = row::page(&stream.name, commits, PAGE_COMMITS, cut)?;
-    page.more |= u32::try_from(read).map_or(true, |read| read >= PAGE_COMMITS);
-    Ok(Loaded {
-        stream: found,
-        snapshot: snapshot.map(|columns| row::snapshot(stream, columns)),
-        at_snapshot,
-        page,
-        handled: handled.map(|columns| row::commit(&stream.name, columns)).transpose()?,
-    })
+    match select(conn, request).await {
+        Ok(answer) => answer.into_loaded(request.stream),
+        Err(error) => Err(explain(conn, "loading an instance", error).await),
+    }
 }
 
-async fn select(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> sqlx::Result<Answer> {
-    let from = match request.from {
-        LoadFrom::Start => Some(0),
-        LoadFrom::Snapshot => None,
-        LoadFrom::Commit(number) => Some(number.to_i64()),
-    };
+async fn select(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
     let mut rows = sqlx::query(
         "WITH stream AS (
             SELECT
@@ -141,13 +103,13 @@ async fn select(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> sqlx:
             AND h.handled_message_id = ?4",
     )
     .bind(request.stream.name.as_str())
-    .bind(from)
+    .bind(request.from.commit_no())
     .bind(PAGE_COMMITS)
     .bind(request.handled.map(|id| id.as_uuid()))
     .fetch(conn);
-    let (mut answer, mut bytes) = (Answer::default(), 0);
+    let mut answer = LoadAnswer::default();
     while let Some(row) = rows.try_next().await? {
-        match row.try_get::<i64, _>(0)? {
+        match row.try_get::<i32, _>(0)? {
             STREAM => answer.stream = Some(StreamRow { key: row.try_get(1)?, persistence_key: row.try_get(11)? }),
             SNAPSHOT => {
                 answer.snapshot = Some(SnapshotColumns {
@@ -160,13 +122,8 @@ async fn select(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> sqlx:
                     body: row.try_get(10)?,
                 });
             }
-            // A page that is full of bytes ends here, but the rest of the answer is still wanted.
-            COMMIT if bytes >= PAGE_BYTES => answer.cut = true,
-            COMMIT => {
-                let commit = read::columns(&row, 1)?;
-                bytes += commit.size();
-                answer.commits.push(commit);
-            }
+            COMMIT if answer.is_full() => answer.cut = true,
+            COMMIT => answer.push(read::columns(&row, 1)?),
             _ => answer.handled = Some(read::columns(&row, 1)?),
         }
     }

@@ -1,0 +1,398 @@
+//! The statements of the outbox.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Postgres, Row, Transaction};
+
+use super::{PostgresStore, classify, read};
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::message_store::PAGE_BYTES;
+use crate::outbox::{LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables};
+use crate::row;
+use crate::slow_lane::{self, SlowRow};
+use crate::stream_name::StreamName;
+use crate::timestamp::Timestamp;
+
+#[async_trait]
+impl OutboxTables<Postgres> for PostgresStore {
+    fn outbox_limits(&self) -> &Limits {
+        crate::streams::StreamTables::limits(self)
+    }
+
+    async fn marked(&self, conn: &mut PgConnection, after: OutboxId, limit: u32) -> Result<MarkedPage> {
+        match select_marked(conn, after, limit).await {
+            Ok(page) => page,
+            Err(error) => Err(classify("reading the outbox", error)),
+        }
+    }
+
+    async fn waiting(&self, conn: &mut PgConnection, after: OutboxId, limit: u32) -> Result<Vec<OutboxRecord>> {
+        let rows = match select_waiting(conn, after, limit).await {
+            Ok(rows) => rows,
+            Err(error) => return Err(classify("reading the outbox", error)),
+        };
+        rows.into_iter().map(slow_lane::record).collect()
+    }
+
+    async fn lock_marked(&self, tx: &mut Transaction<'_, Postgres>, id: OutboxId) -> Result<Option<Marked>> {
+        let locked =
+            lock_mark(tx, id).await.map_err(|error| classify("acknowledging messages of the outbox", error))?;
+        if !locked {
+            return Ok(None);
+        }
+        let page = self.marked(tx, id, 1).await?;
+        Ok(page.commits.into_iter().next())
+    }
+
+    async fn unmark(&self, tx: &mut Transaction<'_, Postgres>, commits: &[OutboxId]) -> Result<u64> {
+        unmark(tx, commits).await.map_err(|error| classify("acknowledging messages of the outbox", error))
+    }
+
+    async fn marked_messages(
+        &self,
+        tx: &mut Transaction<'_, Postgres>,
+        commits: &[OutboxId],
+    ) -> Result<Vec<(OutboxId, u64)>> {
+        count_marked(tx, commits).await.map_err(|error| classify("acknowledging messages of the outbox", error))
+    }
+
+    async fn insert_new(&self, tx: &mut Transaction<'_, Postgres>, record: &NewOutboxRecord) -> Result<()> {
+        let contents = slow_lane::contents(&record.envelope)?;
+        match insert_new(tx, record, &contents).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(classify("saving a record in the outbox", error)),
+        }
+    }
+
+    async fn insert_left_over(&self, tx: &mut Transaction<'_, Postgres>, message: &LeftOver) -> Result<()> {
+        let contents = slow_lane::contents(&message.envelope)?;
+        match insert_left_over(tx, message, &contents).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(classify("keeping what is left of a commit in the outbox", error)),
+        }
+    }
+
+    async fn delete(&self, tx: &mut Transaction<'_, Postgres>, ids: &[OutboxId]) -> Result<u64> {
+        let mut gone = 0;
+        for id in ids {
+            match delete(tx, *id).await {
+                Ok(count) => gone += count,
+                Err(error) => return Err(classify("acknowledging messages of the outbox", error)),
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn outbox_stats(&self, conn: &mut PgConnection) -> Result<OutboxStats> {
+        match stats(conn).await {
+            Ok(stats) => Ok(stats),
+            Err(error) => Err(classify("measuring the outbox", error)),
+        }
+    }
+}
+
+async fn select_marked(conn: &mut PgConnection, after: OutboxId, limit: u32) -> sqlx::Result<Result<MarkedPage>> {
+    let mut rows = sqlx::query(
+        "SELECT
+            c.stream_id,
+            s.stream_name,
+            s.persistence_key,
+            s.instance_id,
+            c.commit_no,
+            c.first_offset,
+            c.event_count,
+            c.completed,
+            c.recorded_at,
+            c.xid,
+            c.causation_id,
+            c.correlation_id,
+            c.checksum,
+            c.contents,
+            c.body
+        FROM saga_outbox AS o
+        JOIN saga_commit AS c
+            ON c.stream_id = o.stream_id
+            AND c.commit_no = o.commit_no
+        JOIN saga_stream AS s
+            ON s.stream_id = o.stream_id
+        WHERE (o.recorded_at, o.stream_id, o.commit_no) >= ($1, $2, $3)
+        ORDER BY
+            o.recorded_at,
+            o.stream_id,
+            o.commit_no
+        LIMIT $4",
+    )
+    .bind(after.recorded_at)
+    .bind(after.stream)
+    .bind(after.commit_number)
+    .bind(i64::from(limit))
+    .fetch(conn);
+    let (mut page, mut bytes) = (MarkedPage::default(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let columns = read::columns(&row, 4)?;
+        bytes += columns.size();
+        let name: String = row.try_get(1)?;
+        let marked = StreamName::new(name).and_then(|stream| {
+            let commit = row::commit(&stream, columns)?;
+            Ok((stream, commit))
+        });
+        let (stream, commit) = match marked {
+            Ok(marked) => marked,
+            Err(error) => return Ok(Err(error)),
+        };
+        page.commits.push(Marked {
+            stream_key: row.try_get(0)?,
+            aggregate_type: row.try_get::<Option<String>, _>(2)?.unwrap_or_default(),
+            aggregate_id: row.try_get::<Option<String>, _>(3)?.unwrap_or_else(|| stream.as_str().to_owned()),
+            stream,
+            commit,
+        });
+        if bytes >= PAGE_BYTES {
+            page.cut = true;
+            break;
+        }
+    }
+    Ok(Ok(page))
+}
+
+async fn select_waiting(conn: &mut PgConnection, after: OutboxId, limit: u32) -> sqlx::Result<Vec<SlowRow>> {
+    sqlx::query(
+        "SELECT
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            message_no,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body
+        FROM saga_outbox_message
+        WHERE (recorded_at, stream_id, commit_no, message_index, message_no) > ($1, $2, $3, $4, $5)
+            AND dead_at IS NULL
+            AND available_at <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint
+        ORDER BY
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            message_no
+        LIMIT $6",
+    )
+    .bind(after.recorded_at)
+    .bind(after.stream)
+    .bind(after.commit_number)
+    .bind(after.index)
+    .bind(slow_lane::row_after(after))
+    .bind(i64::from(limit))
+    .try_map(|row: PgRow| {
+        Ok(SlowRow {
+            recorded_at: row.try_get(0)?,
+            stream: row.try_get(1)?,
+            commit_number: row.try_get(2)?,
+            index: row.try_get(3)?,
+            row: row.try_get(4)?,
+            aggregate_type: row.try_get(5)?,
+            aggregate_id: row.try_get(6)?,
+            contents: row.try_get(7)?,
+            body: row.try_get(8)?,
+        })
+    })
+    .fetch_all(conn)
+    .await
+}
+
+/// The primary keys of marks, a column each.
+fn keys(commits: &[OutboxId]) -> [Vec<i64>; 3] {
+    let column = |part: fn(&OutboxId) -> i64| commits.iter().map(part).collect();
+    [column(|id| id.recorded_at), column(|id| id.stream), column(|id| id.commit_number)]
+}
+
+async fn lock_mark(conn: &mut PgConnection, commit: OutboxId) -> sqlx::Result<bool> {
+    let locked = sqlx::query_scalar::<_, i32>(
+        "SELECT message_count
+        FROM saga_outbox
+        WHERE recorded_at = $1
+            AND stream_id = $2
+            AND commit_no = $3
+        FOR UPDATE",
+    )
+    .bind(commit.recorded_at)
+    .bind(commit.stream)
+    .bind(commit.commit_number)
+    .fetch_optional(conn)
+    .await?;
+    Ok(locked.is_some())
+}
+
+async fn count_marked(conn: &mut PgConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<(OutboxId, u64)>> {
+    let [recorded_at, stream, commit_number] = keys(commits);
+    sqlx::query(
+        "SELECT
+            o.recorded_at,
+            o.stream_id,
+            o.commit_no,
+            o.message_count
+        FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS k (recorded_at, stream_id, commit_no)
+        JOIN saga_outbox AS o
+            ON o.recorded_at = k.recorded_at
+            AND o.stream_id = k.stream_id
+            AND o.commit_no = k.commit_no",
+    )
+    .bind(recorded_at)
+    .bind(stream)
+    .bind(commit_number)
+    .try_map(|row: PgRow| {
+        let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let count = u64::try_from(row.try_get::<i32, _>(3)?).unwrap_or_default();
+        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, count))
+    })
+    .fetch_all(conn)
+    .await
+}
+
+async fn unmark(conn: &mut PgConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
+    let [recorded_at, stream, commit_number] = keys(commits);
+    let messages = sqlx::query_scalar::<_, i32>(
+        "DELETE FROM saga_outbox AS o
+        USING UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS k (recorded_at, stream_id, commit_no)
+        WHERE o.recorded_at = k.recorded_at
+            AND o.stream_id = k.stream_id
+            AND o.commit_no = k.commit_no
+        RETURNING o.message_count",
+    )
+    .bind(recorded_at)
+    .bind(stream)
+    .bind(commit_number)
+    .fetch_all(conn)
+    .await?;
+    Ok(messages.into_iter().filter_map(|count| u64::try_from(count).ok()).sum())
+}
+
+async fn insert_new(conn: &mut PgConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO saga_outbox_message (
+            partition_no,
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            available_at,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body
+        )
+        SELECT
+            $1,
+            GREATEST(now, COALESCE((SELECT MAX(recorded_at) FROM saga_outbox_message WHERE partition_no = $1), 0)),
+            0,
+            0,
+            0,
+            COALESCE($2, 0),
+            $3,
+            $4,
+            $5,
+            $6
+        FROM (SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock",
+    )
+    .bind(record.partition())
+    .bind(record.due_at.map(Timestamp::as_micros))
+    .bind(record.aggregate_type.as_str())
+    .bind(record.aggregate_id.as_str())
+    .bind(contents)
+    .bind(&*record.envelope.payload)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn insert_left_over(conn: &mut PgConnection, message: &LeftOver, contents: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO saga_outbox_message (
+            partition_no,
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            available_at,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body
+        )
+        VALUES (
+            $1,
+            $2,
+            $3,
+            $4,
+            $5,
+            0,
+            $6,
+            $7,
+            $8,
+            $9
+        )",
+    )
+    .bind(message.partition)
+    .bind(message.id.recorded_at)
+    .bind(message.id.stream)
+    .bind(message.id.commit_number)
+    .bind(message.id.index)
+    .bind(message.aggregate_type.as_str())
+    .bind(message.aggregate_id.as_str())
+    .bind(contents)
+    .bind(&*message.envelope.payload)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn delete(conn: &mut PgConnection, id: OutboxId) -> sqlx::Result<u64> {
+    let deleted = sqlx::query(
+        "DELETE FROM saga_outbox_message
+        WHERE (message_no = $1 AND stream_id = 0)
+            OR ($2 > 0 AND stream_id = $2 AND commit_no = $3 AND message_index = $4)",
+    )
+    .bind(id.row)
+    .bind(id.stream)
+    .bind(id.commit_number)
+    .bind(id.index)
+    .execute(conn)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+async fn stats(conn: &mut PgConnection) -> sqlx::Result<OutboxStats> {
+    let row = sqlx::query(
+        "SELECT
+            (fast.messages + slow.messages)::bigint,
+            LEAST(fast.oldest, slow.oldest),
+            (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint
+        FROM (
+            SELECT
+                COALESCE(SUM(message_count), 0) AS messages,
+                MIN(recorded_at)                AS oldest
+            FROM saga_outbox
+        ) AS fast
+        CROSS JOIN (
+            SELECT
+                COUNT(*)         AS messages,
+                MIN(recorded_at) AS oldest
+            FROM saga_outbox_message
+            WHERE dead_at IS NULL
+        ) AS slow",
+    )
+    .fetch_one(conn)
+    .await?;
+    let (oldest, now): (Option<i64>, i64) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(OutboxStats {
+        pending: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default(),
+        oldest: oldest.map(Timestamp::from_micros),
+        oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
+    })
+}

@@ -1,0 +1,56 @@
+//! How the tables get into a database, and out of it.
+
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::{Pool, Postgres};
+
+use super::{classify, epoch};
+use crate::backend::schema::Schema;
+use crate::error::Result;
+
+static EMBEDDED: Migrator = sqlx::migrate!("migrations/postgres");
+
+#[async_trait]
+impl Schema for Postgres {
+    fn embedded() -> Migrator {
+        Migrator::with_migrations(EMBEDDED.iter().cloned().collect())
+    }
+
+    async fn applied_version(pool: &Pool<Postgres>) -> Result<Option<i64>> {
+        let there: bool = sqlx::query_scalar("SELECT to_regclass('saga_migrations') IS NOT NULL")
+            .fetch_one(pool)
+            .await
+            .map_err(|error| classify("looking for the schema", error))?;
+        if !there {
+            return Ok(None);
+        }
+        sqlx::query_scalar("SELECT MAX(version) FROM saga_migrations WHERE success")
+            .fetch_one(pool)
+            .await
+            .map_err(|error| classify("looking for the version of the schema", error))
+    }
+
+    async fn after_migrating(pool: &Pool<Postgres>) -> Result<()> {
+        epoch::rebase_if_restored(pool).await
+    }
+
+    async fn drop_all(pool: &Pool<Postgres>) -> Result<()> {
+        let dropped = sqlx::raw_sql(
+            "BEGIN;
+            DROP VIEW IF EXISTS saga_event;
+            DROP FUNCTION IF EXISTS saga_commit_events(text, bytea);
+            DROP TABLE IF EXISTS saga_outbox_message;
+            DROP TABLE IF EXISTS saga_outbox;
+            DROP TABLE IF EXISTS saga_snapshot;
+            DROP TABLE IF EXISTS saga_consumer;
+            DROP TABLE IF EXISTS saga_global_epoch;
+            DROP TABLE IF EXISTS saga_commit;
+            DROP TABLE IF EXISTS saga_stream;
+            DROP TABLE IF EXISTS saga_migrations;
+            COMMIT",
+        )
+        .execute(pool)
+        .await;
+        dropped.map(drop).map_err(|error| classify("dropping the schema", error))
+    }
+}
