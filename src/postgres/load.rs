@@ -89,7 +89,7 @@ async fn select(conn: &mut PgConnection, request: &LoadRequest<'_>) -> sqlx::Res
             WHERE c.stream_id = (SELECT stream_id FROM stream)
                 AND c.commit_no >= COALESCE($2, (SELECT commit_no FROM snapshot), 0)
             ORDER BY c.commit_no
-            LIMIT $3
+            LIMIT (SELECT $3::bigint) -- hidden, or a table without statistics is sorted whole
         )
         UNION ALL
         SELECT

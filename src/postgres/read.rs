@@ -112,7 +112,7 @@ async fn select_commits(
         WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = $1)
             AND commit_no >= $2
         ORDER BY commit_no
-        LIMIT $3",
+        LIMIT (SELECT $3::bigint)", // hidden, or a table without statistics is sorted whole
     )
     .bind(stream.as_str())
     .bind(from.to_i64())

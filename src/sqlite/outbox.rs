@@ -47,14 +47,10 @@ impl OutboxTables<Sqlite> for SqliteStore {
     }
 
     async fn unmark(&self, tx: &mut Transaction<'_, Sqlite>, commits: &[OutboxId]) -> Result<u64> {
-        let mut messages = 0;
-        for commit in commits {
-            match unmark(tx, *commit).await {
-                Ok(count) => messages += count,
-                Err(error) => return Err(explain(tx, "acknowledging messages of the outbox", error).await),
-            }
+        match unmark(tx, commits).await {
+            Ok(messages) => Ok(messages),
+            Err(error) => Err(explain(tx, "acknowledging messages of the outbox", error).await),
         }
-        Ok(messages)
     }
 
     async fn marked_messages(
@@ -62,14 +58,10 @@ impl OutboxTables<Sqlite> for SqliteStore {
         tx: &mut Transaction<'_, Sqlite>,
         commits: &[OutboxId],
     ) -> Result<Vec<(OutboxId, u64)>> {
-        let mut found = Vec::with_capacity(commits.len());
-        for commit in commits {
-            match count_marked(tx, *commit).await {
-                Ok(count) => found.extend(count.map(|count| (*commit, count))),
-                Err(error) => return Err(explain(tx, "acknowledging messages of the outbox", error).await),
-            }
+        match count_marked(tx, commits).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(explain(tx, "acknowledging messages of the outbox", error).await),
         }
-        Ok(found)
     }
 
     async fn insert_new(&self, tx: &mut Transaction<'_, Sqlite>, record: &NewOutboxRecord) -> Result<()> {
@@ -215,36 +207,46 @@ async fn select_waiting(conn: &mut SqliteConnection, after: OutboxId, limit: u32
     .await
 }
 
-async fn count_marked(conn: &mut SqliteConnection, commit: OutboxId) -> sqlx::Result<Option<u64>> {
-    sqlx::query_scalar(
-        "SELECT message_count
-        FROM saga_commit
-        WHERE stream_id = ?1
-            AND commit_no = ?2
-            AND undelivered = ?3",
+/// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
+fn keys(commits: &[OutboxId]) -> String {
+    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
+    format!("[{}]", keys.join(","))
+}
+
+async fn count_marked(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<(OutboxId, u64)>> {
+    sqlx::query(
+        "SELECT
+            c.undelivered,
+            c.stream_id,
+            c.commit_no,
+            c.message_count
+        FROM json_each(?1) AS k
+        JOIN saga_commit AS c
+            ON c.stream_id = k.value ->> 0
+            AND c.commit_no = k.value ->> 1
+        WHERE c.undelivered IS NOT NULL",
     )
-    .bind(commit.stream)
-    .bind(commit.commit_number)
-    .bind(commit.recorded_at)
-    .fetch_optional(conn)
+    .bind(keys(commits))
+    .try_map(|row: SqliteRow| {
+        let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, row.try_get(3)?))
+    })
+    .fetch_all(conn)
     .await
 }
 
-async fn unmark(conn: &mut SqliteConnection, commit: OutboxId) -> sqlx::Result<u64> {
-    let count = count_marked(conn, commit).await?.unwrap_or_default();
+async fn unmark(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
+    let marked = count_marked(conn, commits).await?;
     sqlx::query(
         "UPDATE saga_commit
         SET undelivered = NULL
-        WHERE stream_id = ?1
-            AND commit_no = ?2
-            AND undelivered = ?3",
+        WHERE (stream_id, commit_no) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
+            AND undelivered IS NOT NULL",
     )
-    .bind(commit.stream)
-    .bind(commit.commit_number)
-    .bind(commit.recorded_at)
+    .bind(keys(commits))
     .execute(conn)
     .await?;
-    Ok(count)
+    Ok(marked.into_iter().map(|(_, messages)| messages).sum())
 }
 
 async fn insert_new(conn: &mut SqliteConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {
