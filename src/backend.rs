@@ -30,6 +30,9 @@ pub(crate) mod schema {
     /// How the tables get into a database, and out of it.
     #[async_trait]
     pub trait Schema: Database {
+        /// A migration that fails leaves a lock on its session.
+        const LOCKS_SESSION: bool;
+
         /// The migrations in `migrations/`, as they were when the crate was built.
         fn embedded() -> Migrator;
 

@@ -100,11 +100,13 @@ async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Mig
     Ok(if from == to { Migrated::NothingToDo { version: to } } else { Migrated::Applied { from, to } })
 }
 
-/// Runs on a connection that is closed afterwards: a failed run may leave its lock on the session.
+/// A failed run leaves its lock on the session, if the database has such locks: that session is closed.
 async fn apply<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<(), MigrateError> {
-    let mut conn = pool.acquire().await?.detach();
-    let done = migrator.run_direct(None, &mut conn, false).await;
-    conn.close().await?;
+    let mut conn = pool.acquire().await?;
+    let done = migrator.run_direct(None, &mut *conn, false).await;
+    if done.is_err() && DB::LOCKS_SESSION {
+        conn.detach().close().await?;
+    }
     done
 }
 

@@ -15,6 +15,8 @@ const TABLES: i64 = 5;
 
 #[async_trait]
 impl Schema for Sqlite {
+    const LOCKS_SESSION: bool = false;
+
     fn embedded() -> Migrator {
         Migrator::with_migrations(EMBEDDED.iter().cloned().collect())
     }
