@@ -30,8 +30,8 @@ pub(crate) mod schema {
     /// How the tables get into a database, and out of it.
     #[async_trait]
     pub trait Schema: Database {
-        /// A migration that fails leaves a lock on its session.
-        const LOCKS_SESSION: bool;
+        /// A migration that fails or is dropped half-way may leave its lock on the session.
+        const LOCKS_SESSION: bool = true;
 
         /// The migrations in `migrations/`, as they were when the crate was built.
         fn embedded() -> Migrator;

@@ -29,7 +29,6 @@ mod streams;
 mod timestamp;
 mod unit_of_work;
 
-pub mod docs;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]

@@ -100,16 +100,33 @@ async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Mig
     Ok(if from == to { Migrated::NothingToDo { version: to } } else { Migrated::Applied { from, to } })
 }
 
-/// A failed run leaves its lock on the session, if the database has such locks: that session is closed.
+/// Where a lock may be left on the session, its connection is closed afterwards. Elsewhere it must not be:
+/// a database in memory would go with it.
 async fn apply<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<(), MigrateError> {
     let mut conn = pool.acquire().await?;
-    let done = migrator.run_direct(None, &mut *conn, false).await;
-    if done.is_err() && DB::LOCKS_SESSION {
-        conn.detach().close().await?;
+    if !DB::LOCKS_SESSION {
+        return migrator.run_direct(None, &mut *conn, false).await;
     }
+    let mut conn = conn.detach();
+    let done = migrator.run_direct(None, &mut conn, false).await;
+    conn.close().await?;
     done
 }
 
 fn newest(migrator: &Migrator) -> i64 {
     migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_in_memory_outlives_its_migration() {
+        let one = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+        let pool = one.connect("sqlite::memory:").await.expect("opens");
+        assert!(matches!(migrate(&pool).await, Ok(Migrated::Applied { from: 0, .. })));
+        assert!(check_schema(&pool).await.is_ok());
+        assert!(matches!(migrate(&pool).await, Ok(Migrated::NothingToDo { .. })));
+    }
 }

@@ -12,8 +12,6 @@ static EMBEDDED: Migrator = sqlx::migrate!("migrations/postgres");
 
 #[async_trait]
 impl Schema for Postgres {
-    const LOCKS_SESSION: bool = true;
-
     fn embedded() -> Migrator {
         Migrator::with_migrations(EMBEDDED.iter().cloned().collect())
     }
