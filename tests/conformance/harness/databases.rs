@@ -1,0 +1,79 @@
+//! Which databases are there.
+
+use std::collections::HashMap;
+use std::env;
+use std::time::Duration;
+
+use super::mode::Kind;
+
+/// How long a server may take to answer.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What became of a database.
+#[derive(Clone, Debug)]
+pub(crate) enum Availability {
+    Ready,
+    /// Nobody asked for it.
+    NotRun(String),
+    /// It was asked for and cannot be had.
+    Missing(String),
+}
+
+/// All databases, looked at once.
+pub(crate) struct Databases(HashMap<Kind, Availability>);
+
+impl Databases {
+    pub(crate) fn look() -> Self {
+        let only = env::var("SAGASTORE_TEST_ONLY").unwrap_or_default();
+        let only: Vec<&str> = only.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        for name in &only {
+            assert!(
+                Kind::ALL.iter().any(|kind| kind.name() == *name),
+                "SAGASTORE_TEST_ONLY names {name:?}, which is none of sqlite, postgres, mysql"
+            );
+        }
+        Self(Kind::ALL.into_iter().map(|kind| (kind, look_at(kind, &only))).collect())
+    }
+
+    pub(crate) fn availability(&self, kind: Kind) -> &Availability {
+        &self.0[&kind]
+    }
+
+    /// A sentence for each database that is not run.
+    pub(crate) fn not_run(&self) -> Vec<String> {
+        let sentence = |kind: &Kind| match self.availability(*kind) {
+            Availability::Ready => None,
+            Availability::NotRun(reason) | Availability::Missing(reason) => {
+                Some(format!("not run: {} ({reason})", kind.title()))
+            }
+        };
+        Kind::ALL.iter().filter_map(sentence).collect()
+    }
+}
+
+fn look_at(kind: Kind, only: &[&str]) -> Availability {
+    let named = only.contains(&kind.name());
+    if !only.is_empty() && !named {
+        return Availability::NotRun("SAGASTORE_TEST_ONLY does not name it".to_owned());
+    }
+    let lacking = |reason: String| {
+        if named { Availability::Missing(reason) } else { Availability::NotRun(reason) }
+    };
+    if !super::subject::is_built_in(kind) {
+        return lacking(format!("this build lacks the feature {:?}", kind.name()));
+    }
+    let Some(variable) = kind.url_variable() else { return Availability::Ready };
+    let Ok(url) = env::var(variable) else { return lacking(format!("{variable} is not set")) };
+    match reach(kind, &url) {
+        Ok(()) => Availability::Ready,
+        Err(fault) => Availability::Missing(fault.to_string()),
+    }
+}
+
+fn reach(kind: Kind, url: &str) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let answer = tokio::time::timeout(REACHABLE_WITHIN, super::subject::ping(kind, url)).await;
+        answer.map_err(|_| anyhow::anyhow!("the server does not answer"))?
+    })
+}

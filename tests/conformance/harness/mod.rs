@@ -1,0 +1,51 @@
+//! What every clause is run by.
+
+mod databases;
+mod invariants;
+mod mode;
+// To be compiled once sqlx's `MySql` has its backend.
+#[cfg(any())]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
+pub(crate) mod sample;
+mod sqlite;
+mod subject;
+mod suite;
+mod test_db;
+
+pub(crate) use mode::*;
+pub(crate) use subject::Subject;
+pub(crate) use suite::{Suite, each_database};
+pub(crate) use test_db::TestDb;
+
+/// What a clause returns; an error fails it, as a panic does.
+pub(crate) type Clause = anyhow::Result<()>;
+
+/// Lists the clauses of a file, with the modes that each is for.
+macro_rules! clauses {
+    ($($name:ident $(: $modes:ident)?),+ $(,)?) => {
+        pub(crate) fn clauses(suite: &mut $crate::harness::Suite) {
+            $($crate::harness::each_database!(suite, $name, $crate::harness::clauses!(@modes $($modes)?));)+
+        }
+    };
+    (@modes) => { $crate::harness::EVERYWHERE };
+    (@modes $modes:ident) => { $crate::harness::$modes };
+}
+pub(crate) use clauses;
+
+/// Asserts that a result is an error of this form, and gives what the pattern takes from it.
+macro_rules! assert_error {
+    ($result:expr, $pattern:pat $(if $guard:expr)? $(=> $value:expr)? $(,)?) => {
+        match $result {
+            Err($pattern) $(if $guard)? => { $($value)? }
+            other => panic!("expected {}, found {other:?}", stringify!($pattern)),
+        }
+    };
+}
+pub(crate) use assert_error;
+
+/// `short`, or `long` in the long runs (SAGASTORE_LONG=1).
+pub(crate) fn scaled<N>(short: N, long: N) -> N {
+    if std::env::var_os("SAGASTORE_LONG").is_some() { long } else { short }
+}

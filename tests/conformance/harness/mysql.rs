@@ -1,0 +1,82 @@
+//! MySQL and MariaDB: a database of the clause's own.
+
+use std::time::Duration;
+
+use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow};
+use sqlx::{ConnectOptions, Connection, MySql, MySqlConnection, Pool};
+
+use super::mode::{Kind, Mode};
+use super::subject::{Home, Subject, TextRow, as_text, raw_sql_verbs, server_url, unique_name};
+
+/// How long an operation waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+
+async fn administrator() -> anyhow::Result<MySqlConnection> {
+    Ok(server_url(Kind::Mysql)?.parse::<MySqlConnectOptions>()?.connect().await?)
+}
+
+pub(super) async fn ping(url: &str) -> anyhow::Result<()> {
+    Ok(url.parse::<MySqlConnectOptions>()?.connect().await?.close().await?)
+}
+
+impl Subject for MySql {
+    const KIND: Kind = Kind::Mysql;
+
+    const COUNT_FAST_LANE: &'static str =
+        "SELECT CAST(COALESCE(SUM(message_count), 0) AS SIGNED) FROM saga_commit WHERE undelivered IS NOT NULL";
+
+    async fn create(mode: Mode) -> anyhow::Result<Home<Self>> {
+        let name = unique_name();
+        let mut conn = administrator().await?;
+        Self::execute(&mut conn, format!("CREATE DATABASE {name}")).await?;
+        conn.close().await?;
+        let options = server_url(Kind::Mysql)?.parse::<MySqlConnectOptions>()?.database(&name);
+        Ok(Home { mode, options, name, folder: None })
+    }
+
+    async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
+        let options = MySqlPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        Ok(options.connect_with(home.options.clone()).await?)
+    }
+
+    async fn remove(home: &Home<Self>) -> anyhow::Result<()> {
+        let mut conn = administrator().await?;
+        // A clause that failed may have left transactions open.
+        let left = format!("SELECT CAST(id AS CHAR) FROM information_schema.processlist WHERE db = '{}'", home.name);
+        for id in Self::rows(&mut conn, left).await?.into_iter().flatten().flatten() {
+            let _ = Self::execute(&mut conn, format!("KILL {id}")).await;
+        }
+        Self::execute(&mut conn, format!("DROP DATABASE {}", home.name)).await?;
+        Ok(conn.close().await?)
+    }
+
+    async fn leftovers(home: &Home<Self>, _: &Pool<Self>) -> anyhow::Result<Vec<String>> {
+        let mut conn = administrator().await?;
+        let rows = Self::rows(
+            &mut conn,
+            format!(
+                "SELECT CONCAT(p.id, ': ', t.trx_state, ', ', COALESCE(p.info, p.command))
+                FROM information_schema.processlist AS p
+                JOIN information_schema.innodb_trx AS t ON t.trx_mysql_thread_id = p.id
+                WHERE p.db = '{}'",
+                home.name
+            ),
+        )
+        .await?;
+        conn.close().await?;
+        Ok(rows.into_iter().flatten().flatten().collect())
+    }
+
+    raw_sql_verbs!();
+
+    fn bytes(bytes: &[u8]) -> String {
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("x'{digits}'")
+    }
+
+    fn text(text: &str) -> String {
+        format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    }
+}
+
+as_text!(MySqlRow);

@@ -1,0 +1,95 @@
+//! PostgreSQL: a schema of the clause's own.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
+use sqlx::{ConnectOptions, Connection, PgConnection, Pool, Postgres, Row, ValueRef};
+
+use super::mode::{Kind, Mode};
+use super::subject::{Home, Subject, TextRow, raw_sql_verbs, server_url, unique_name};
+
+/// How long an operation waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+
+async fn administrator() -> anyhow::Result<PgConnection> {
+    Ok(server_url(Kind::Postgres)?.parse::<PgConnectOptions>()?.connect().await?)
+}
+
+pub(super) async fn ping(url: &str) -> anyhow::Result<()> {
+    Ok(url.parse::<PgConnectOptions>()?.connect().await?.close().await?)
+}
+
+impl Subject for Postgres {
+    const KIND: Kind = Kind::Postgres;
+
+    const COUNT_FAST_LANE: &'static str = "SELECT COALESCE(SUM(c.message_count), 0)::bigint
+        FROM saga_outbox AS o
+        JOIN saga_commit AS c ON c.stream_id = o.stream_id AND c.commit_no = o.commit_no";
+
+    async fn create(mode: Mode) -> anyhow::Result<Home<Self>> {
+        let name = unique_name();
+        let mut conn = administrator().await?;
+        Self::execute(&mut conn, format!("CREATE SCHEMA {name}")).await?;
+        conn.close().await?;
+        let options = server_url(Kind::Postgres)?
+            .parse::<PgConnectOptions>()?
+            .application_name(&name)
+            .options([("search_path", name.as_str())]);
+        let options = if mode == Mode::PostgresUnprepared { options.statement_cache_capacity(0) } else { options };
+        Ok(Home { mode, options, name, folder: None })
+    }
+
+    async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
+        let options = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        Ok(options.connect_with(home.options.clone()).await?)
+    }
+
+    async fn remove(home: &Home<Self>) -> anyhow::Result<()> {
+        let (name, mut conn) = (&home.name, administrator().await?);
+        // A clause that failed may have left transactions open.
+        Self::rows(
+            &mut conn,
+            format!("SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE application_name = '{name}'"),
+        )
+        .await?;
+        Self::execute(&mut conn, format!("DROP SCHEMA {name} CASCADE")).await?;
+        Ok(conn.close().await?)
+    }
+
+    async fn leftovers(home: &Home<Self>, _: &Pool<Self>) -> anyhow::Result<Vec<String>> {
+        let (name, mut conn) = (&home.name, administrator().await?);
+        let rows = Self::rows(
+            &mut conn,
+            format!(
+                "SELECT format('%s: %s, %s', a.pid, a.state, a.query)
+                FROM pg_stat_activity AS a
+                WHERE a.application_name = '{name}'
+                    AND a.state <> 'idle'
+                UNION ALL
+                SELECT format('%s: advisory lock', a.pid)
+                FROM pg_stat_activity AS a
+                JOIN pg_locks AS l ON l.pid = a.pid AND l.locktype = 'advisory'
+                WHERE a.application_name = '{name}'"
+            ),
+        )
+        .await?;
+        conn.close().await?;
+        Ok(rows.into_iter().flatten().flatten().collect())
+    }
+
+    raw_sql_verbs!();
+
+    fn bytes(bytes: &[u8]) -> String {
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("'\\x{digits}'::bytea")
+    }
+}
+
+/// Raw SQL is answered in text.
+fn as_text(row: &PgRow, at: usize) -> anyhow::Result<Option<String>> {
+    let value = row.try_get_raw(at)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    Ok(Some(value.as_str().map_err(|fault| anyhow::anyhow!(fault))?.to_owned()))
+}

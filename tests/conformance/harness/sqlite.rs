@@ -1,0 +1,72 @@
+//! SQLite: a file in a folder of its own, or in memory.
+
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Pool, Sqlite};
+
+use super::mode::{Kind, Mode};
+use super::subject::{Home, Subject, TextRow, as_text, raw_sql_verbs};
+
+/// How long a writer waits for another one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an operation waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl Subject for Sqlite {
+    const KIND: Kind = Kind::Sqlite;
+
+    const COUNT_FAST_LANE: &'static str =
+        "SELECT COALESCE(SUM(message_count), 0) FROM saga_commit WHERE undelivered IS NOT NULL";
+
+    async fn create(mode: Mode) -> anyhow::Result<Home<Self>> {
+        if mode == Mode::SqliteMemory {
+            let options = "sqlite::memory:".parse()?;
+            return Ok(Home { mode, options, name: String::new(), folder: None });
+        }
+        let folder = tempfile::tempdir()?;
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("sagas.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
+        Ok(Home { mode, options, name: String::new(), folder: Some(folder) })
+    }
+
+    async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
+        let in_memory = home.mode == Mode::SqliteMemory;
+        let options = SqlitePoolOptions::new()
+            .max_connections(if in_memory { 1 } else { connections })
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(None)
+            .max_lifetime(None);
+        Ok(options.connect_with(home.options.clone()).await?)
+    }
+
+    async fn remove(_: &Home<Self>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn leftovers(home: &Home<Self>, pool: &Pool<Self>) -> anyhow::Result<Vec<String>> {
+        let lock = "BEGIN IMMEDIATE; ROLLBACK".to_owned();
+        let done = if home.mode == Mode::SqliteMemory {
+            Self::execute(&mut *pool.acquire().await?, lock).await
+        } else {
+            let mut conn = home.options.clone().busy_timeout(Duration::ZERO).connect().await?;
+            let done = Self::execute(&mut conn, lock).await;
+            conn.close().await?;
+            done
+        };
+        Ok(done.err().map(|fault| format!("a transaction is still open: {fault}")).into_iter().collect())
+    }
+
+    raw_sql_verbs!();
+
+    fn bytes(bytes: &[u8]) -> String {
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("x'{digits}'")
+    }
+}
+
+as_text!(SqliteRow);

@@ -1,0 +1,48 @@
+//! One suite for every database: each clause says what sagastore promises, and runs in every mode.
+//!
+//! A clause is an `async fn name<DB: Subject>(db: TestDb<DB>) -> Clause` in the file of its noun, and stands
+//! in the `clauses!` list at the end of that file; one that is written but not listed does not
+//! compile. The list may restrict it: `name` alone runs in every mode, `name: SEVERAL_CONNECTIONS` not in
+//! memory, `name: SERVERS`, `name: POSTGRES`, … ([`harness::Mode`] has them all), `name: BASIC` also on PostgreSQL
+//! without prepared statements. A new file is added to the `mod`s and to [`main`] here.
+//!
+//! `TestDb` is a freshly migrated database of the clause's own, cheap to clone into tasks:
+//! [`pool`](harness::TestDb::pool), [`store`](harness::TestDb::store), [`persister`](harness::TestDb::persister) (built
+//! of separate parts in the mode `sqlite_parts`), [`begin`](harness::TestDb::begin),
+//! [`second_pool`](harness::TestDb::second_pool) (as another process would have), raw SQL by
+//! [`sql`](harness::TestDb::sql), [`count`](harness::TestDb::count) and [`rows`](harness::TestDb::rows), with
+//! `DB::bytes` and `DB::text` for literals, and shorthands to append and read. The sagas `Order`
+//! and `Counter` and the builders of envelopes are in [`harness::sample`].
+//!
+//! After every clause the harness checks: no connection is missing from the pool, no transaction
+//! or lock is left on the server, every stream is dense and readable, and every message of every saga
+//! is in the outbox exactly once. A clause that breaks rows on purpose says
+//! [`will_damage`](harness::TestDb::will_damage), one that acknowledges messages, or sends them
+//! by itself, [`will_relay`](harness::TestDb::will_relay).
+//!
+//! Servers are found by SAGASTORE_TEST_POSTGRES_URL and SAGASTORE_TEST_MYSQL_URL; without one, the trials
+//! of its modes are reported as ignored. A database that is named in SAGASTORE_TEST_ONLY (a comma
+//! list of sqlite, postgres, mysql), or whose URL is set, and that cannot be reached, fails its trials.
+//! SAGASTORE_TEST_UNPREPARED=1 runs all of PostgreSQL's clauses without prepared statements too.
+
+#![deny(dead_code)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a clause fails")]
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+#[allow(dead_code, reason = "a box of tools, of which not all are in use at all times")]
+mod harness;
+mod message_store;
+
+/// How many trials run at once, unless the command line says otherwise.
+const TEST_THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(TEST_THREADS));
+    let mut suite = harness::Suite::new();
+    message_store::clauses(&mut suite);
+    suite.run(&arguments)
+}
