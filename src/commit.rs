@@ -74,7 +74,7 @@ impl EncodedCommit {
     }
 }
 
-/// A commit as it was read from its row. Nothing in it is trusted before [`decode`](Self::decode).
+/// A commit as it was read from its row. Nothing in it is trusted before [`decode_each`](Self::decode_each).
 #[derive(Clone, Debug)]
 pub struct StoredCommit {
     /// Its number in the stream.

@@ -29,6 +29,7 @@ mod streams;
 mod timestamp;
 mod unit_of_work;
 
+pub mod docs;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
@@ -66,3 +67,8 @@ pub use snapshot::{
 pub use stream_name::{MAX_PERSISTENCE_KEY_BYTES, MAX_STREAM_NAME_BYTES, StreamName};
 pub use timestamp::Timestamp;
 pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};
+
+/// Keeps the README's code compiling.
+#[cfg(all(doctest, feature = "sqlite", feature = "json"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,13 @@
+//! Longer texts: what is guaranteed, how transactions behave, and why it is built so.
+
+#[doc = include_str!("guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("transactions.md")]
+pub mod transactions {}
+
+#[doc = include_str!("design.md")]
+pub mod design {}
+
+#[doc = include_str!("operations.md")]
+pub mod operations {}
