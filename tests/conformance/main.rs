@@ -34,6 +34,10 @@ use libtest_mimic::Arguments;
 
 #[allow(dead_code, reason = "a box of tools, of which not all are in use at all times")]
 mod harness;
+
+mod consumer;
+mod event_stream;
+mod global_order;
 mod message_store;
 
 /// How many trials run at once, unless the command line says otherwise.
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(TEST_THREADS));
     let mut suite = harness::Suite::new();
-    message_store::clauses(&mut suite);
+    for clauses in [consumer::clauses, event_stream::clauses, global_order::clauses, message_store::clauses] {
+        clauses(&mut suite);
+    }
     suite.run(&arguments)
 }

@@ -15,7 +15,8 @@ mod suite;
 mod test_db;
 
 pub(crate) use mode::*;
-pub(crate) use subject::Subject;
+#[allow(unused_imports, reason = "a tool for clauses with more than one database")]
+pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};
 pub(crate) use test_db::TestDb;
 

@@ -6,7 +6,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow};
 use sqlx::{ConnectOptions, Connection, MySql, MySqlConnection, Pool};
 
 use super::mode::{Kind, Mode};
-use super::subject::{Home, Subject, TextRow, as_text, raw_sql_verbs, server_url, unique_name};
+use super::subject::{Home, Subject, TextRow, as_text, raw_sql_verbs, server_url};
 
 /// How long an operation waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -19,34 +19,72 @@ pub(super) async fn ping(url: &str) -> anyhow::Result<()> {
     Ok(url.parse::<MySqlConnectOptions>()?.connect().await?.close().await?)
 }
 
+async fn connect_with(options: MySqlConnectOptions, connections: u32) -> anyhow::Result<Pool<MySql>> {
+    let pool = MySqlPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+    Ok(pool.connect_with(options).await?)
+}
+
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+fn restricted_user(database: &str) -> String {
+    database.chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
 impl Subject for MySql {
     const KIND: Kind = Kind::Mysql;
 
     const COUNT_FAST_LANE: &'static str =
         "SELECT CAST(COALESCE(SUM(message_count), 0) AS SIGNED) FROM saga_commit WHERE undelivered IS NOT NULL";
 
-    async fn create(mode: Mode) -> anyhow::Result<Home<Self>> {
-        let name = unique_name();
+    async fn create(mode: Mode, name: String) -> anyhow::Result<Home<Self>> {
         let mut conn = administrator().await?;
-        Self::execute(&mut conn, format!("CREATE DATABASE {name}")).await?;
+        Self::execute(&mut conn, format!("CREATE DATABASE {}", quoted(&name))).await?;
         conn.close().await?;
         let options = server_url(Kind::Mysql)?.parse::<MySqlConnectOptions>()?.database(&name);
         Ok(Home { mode, options, name, folder: None })
     }
 
     async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
-        let options = MySqlPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-        Ok(options.connect_with(home.options.clone()).await?)
+        connect_with(home.options.clone(), connections).await
+    }
+
+    async fn connect_restricted(home: &Home<Self>) -> anyhow::Result<Pool<Self>> {
+        let (database, user, mut conn) = (quoted(&home.name), restricted_user(&home.name), administrator().await?);
+        Self::execute(
+            &mut conn,
+            format!(
+                "CREATE USER '{user}'@'%' IDENTIFIED BY 'restricted';
+                GRANT SELECT, INSERT, UPDATE, DELETE ON {database}.* TO '{user}'@'%'"
+            ),
+        )
+        .await?;
+        conn.close().await?;
+        connect_with(home.options.clone().username(&user).password("restricted"), 4).await
+    }
+
+    async fn cut_connections(home: &Home<Self>) -> anyhow::Result<()> {
+        let mut conn = administrator().await?;
+        let there = format!(
+            "SELECT CAST(id AS CHAR)
+            FROM information_schema.processlist
+            WHERE db = {}",
+            Self::text(&home.name)
+        );
+        for id in Self::rows(&mut conn, there).await?.into_iter().flatten().flatten() {
+            // It may have gone by itself.
+            let _ = Self::execute(&mut conn, format!("KILL {id}")).await;
+        }
+        Ok(conn.close().await?)
     }
 
     async fn remove(home: &Home<Self>) -> anyhow::Result<()> {
-        let mut conn = administrator().await?;
         // A clause that failed may have left transactions open.
-        let left = format!("SELECT CAST(id AS CHAR) FROM information_schema.processlist WHERE db = '{}'", home.name);
-        for id in Self::rows(&mut conn, left).await?.into_iter().flatten().flatten() {
-            let _ = Self::execute(&mut conn, format!("KILL {id}")).await;
-        }
-        Self::execute(&mut conn, format!("DROP DATABASE {}", home.name)).await?;
+        Self::cut_connections(home).await?;
+        let mut conn = administrator().await?;
+        let (database, user) = (quoted(&home.name), restricted_user(&home.name));
+        Self::execute(&mut conn, format!("DROP DATABASE {database}; DROP USER IF EXISTS '{user}'@'%'")).await?;
         Ok(conn.close().await?)
     }
 
@@ -58,8 +96,8 @@ impl Subject for MySql {
                 "SELECT CONCAT(p.id, ': ', t.trx_state, ', ', COALESCE(p.info, p.command))
                 FROM information_schema.processlist AS p
                 JOIN information_schema.innodb_trx AS t ON t.trx_mysql_thread_id = p.id
-                WHERE p.db = '{}'",
-                home.name
+                WHERE p.db = {}",
+                Self::text(&home.name)
             ),
         )
         .await?;

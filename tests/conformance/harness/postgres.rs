@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions, Connection, PgConnection, Pool, Postgres, Row, ValueRef};
 
 use super::mode::{Kind, Mode};
-use super::subject::{Home, Subject, TextRow, raw_sql_verbs, server_url, unique_name};
+use super::subject::{Home, Subject, TextRow, raw_sql_verbs, server_url};
 
 /// How long an operation waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -19,6 +19,24 @@ pub(super) async fn ping(url: &str) -> anyhow::Result<()> {
     Ok(url.parse::<PgConnectOptions>()?.connect().await?.close().await?)
 }
 
+async fn connect_with(options: PgConnectOptions, connections: u32) -> anyhow::Result<Pool<Postgres>> {
+    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+    Ok(pool.connect_with(options).await?)
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// What the server shows for connections to this schema.
+fn application_name(schema: &str) -> String {
+    schema.chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
+fn restricted_role(schema: &str) -> String {
+    format!("role_{}", application_name(schema))
+}
+
 impl Subject for Postgres {
     const KIND: Kind = Kind::Postgres;
 
@@ -26,38 +44,64 @@ impl Subject for Postgres {
         FROM saga_outbox AS o
         JOIN saga_commit AS c ON c.stream_id = o.stream_id AND c.commit_no = o.commit_no";
 
-    async fn create(mode: Mode) -> anyhow::Result<Home<Self>> {
-        let name = unique_name();
+    async fn create(mode: Mode, name: String) -> anyhow::Result<Home<Self>> {
+        let schema = quoted(&name);
         let mut conn = administrator().await?;
-        Self::execute(&mut conn, format!("CREATE SCHEMA {name}")).await?;
+        Self::execute(&mut conn, format!("CREATE SCHEMA {schema}")).await?;
         conn.close().await?;
         let options = server_url(Kind::Postgres)?
             .parse::<PgConnectOptions>()?
-            .application_name(&name)
-            .options([("search_path", name.as_str())]);
+            .application_name(&application_name(&name))
+            .options([("search_path", schema)]);
         let options = if mode == Mode::PostgresUnprepared { options.statement_cache_capacity(0) } else { options };
         Ok(Home { mode, options, name, folder: None })
     }
 
     async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
-        let options = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-        Ok(options.connect_with(home.options.clone()).await?)
+        connect_with(home.options.clone(), connections).await
+    }
+
+    async fn connect_restricted(home: &Home<Self>) -> anyhow::Result<Pool<Self>> {
+        let (schema, role, mut conn) = (quoted(&home.name), restricted_role(&home.name), administrator().await?);
+        Self::execute(
+            &mut conn,
+            format!(
+                "CREATE ROLE {role} LOGIN PASSWORD 'restricted';
+                GRANT USAGE ON SCHEMA {schema} TO {role};
+                GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
+            ),
+        )
+        .await?;
+        conn.close().await?;
+        connect_with(home.options.clone().username(&role).password("restricted"), 4).await
+    }
+
+    async fn cut_connections(home: &Home<Self>) -> anyhow::Result<()> {
+        let mut conn = administrator().await?;
+        Self::rows(
+            &mut conn,
+            format!(
+                "SELECT pg_terminate_backend(pid)
+                FROM pg_stat_activity
+                WHERE application_name = '{}'",
+                application_name(&home.name)
+            ),
+        )
+        .await?;
+        Ok(conn.close().await?)
     }
 
     async fn remove(home: &Home<Self>) -> anyhow::Result<()> {
-        let (name, mut conn) = (&home.name, administrator().await?);
         // A clause that failed may have left transactions open.
-        Self::rows(
-            &mut conn,
-            format!("SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE application_name = '{name}'"),
-        )
-        .await?;
-        Self::execute(&mut conn, format!("DROP SCHEMA {name} CASCADE")).await?;
+        Self::cut_connections(home).await?;
+        let mut conn = administrator().await?;
+        let (schema, role) = (quoted(&home.name), restricted_role(&home.name));
+        Self::execute(&mut conn, format!("DROP SCHEMA {schema} CASCADE; DROP ROLE IF EXISTS {role}")).await?;
         Ok(conn.close().await?)
     }
 
     async fn leftovers(home: &Home<Self>, _: &Pool<Self>) -> anyhow::Result<Vec<String>> {
-        let (name, mut conn) = (&home.name, administrator().await?);
+        let (name, mut conn) = (application_name(&home.name), administrator().await?);
         let rows = Self::rows(
             &mut conn,
             format!(

@@ -19,7 +19,7 @@ impl Subject for Sqlite {
     const COUNT_FAST_LANE: &'static str =
         "SELECT COALESCE(SUM(message_count), 0) FROM saga_commit WHERE undelivered IS NOT NULL";
 
-    async fn create(mode: Mode) -> anyhow::Result<Home<Self>> {
+    async fn create(mode: Mode, _: String) -> anyhow::Result<Home<Self>> {
         if mode == Mode::SqliteMemory {
             let options = "sqlite::memory:".parse()?;
             return Ok(Home { mode, options, name: String::new(), folder: None });
@@ -42,6 +42,14 @@ impl Subject for Sqlite {
             .idle_timeout(None)
             .max_lifetime(None);
         Ok(options.connect_with(home.options.clone()).await?)
+    }
+
+    async fn connect_restricted(_: &Home<Self>) -> anyhow::Result<Pool<Self>> {
+        anyhow::bail!("SQLite has no roles")
+    }
+
+    async fn cut_connections(_: &Home<Self>) -> anyhow::Result<()> {
+        anyhow::bail!("SQLite has no server")
     }
 
     async fn remove(_: &Home<Self>) -> anyhow::Result<()> {

@@ -16,11 +16,17 @@ pub(crate) trait Subject: Backend {
     /// Which one it is.
     const KIND: Kind;
 
-    /// Creates an empty database, or a schema, of a clause's own.
-    fn create(mode: Mode) -> impl Future<Output = anyhow::Result<Home<Self>>> + Send;
+    /// Creates an empty database, or a schema, of a clause's own, under any name.
+    fn create(mode: Mode, name: String) -> impl Future<Output = anyhow::Result<Home<Self>>> + Send;
 
     /// Connects to it once more.
     fn connect(home: &Home<Self>, connections: u32) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
+
+    /// As [`connect`](Self::connect), in a role that may read and write rows, and nothing else. Servers only.
+    fn connect_restricted(home: &Home<Self>) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
+
+    /// The server ends all connections to it. Servers only.
+    fn cut_connections(home: &Home<Self>) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// Removes it.
     fn remove(home: &Home<Self>) -> impl Future<Output = anyhow::Result<()>> + Send;
@@ -89,7 +95,8 @@ pub(crate) fn server_url(kind: Kind) -> anyhow::Result<String> {
 
 /// A name that no other clause uses.
 pub(crate) fn unique_name() -> String {
-    format!("sagastore_test_{}", uuid::Uuid::now_v7().simple())
+    // Short enough for the name of a role, too.
+    format!("sagas_{}", &uuid::Uuid::now_v7().simple().to_string()[..26])
 }
 
 /// Implements the raw SQL verbs of [`Subject`], which are written alike for each database.

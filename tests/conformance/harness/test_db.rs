@@ -11,7 +11,7 @@ use sqlx::{Pool, Transaction};
 
 use super::invariants::Expected;
 use super::mode::Mode;
-use super::subject::{Home, Subject, TextRow};
+use super::subject::{Home, Subject, TextRow, unique_name};
 
 /// Connections of a pool.
 pub(crate) const CONNECTIONS: u32 = 8;
@@ -37,7 +37,12 @@ impl<DB: Subject> Clone for TestDb<DB> {
 
 impl<DB: Subject> TestDb<DB> {
     pub(super) async fn create(mode: Mode) -> anyhow::Result<Self> {
-        let home = DB::create(mode).await?;
+        Self::create_named(mode, unique_name()).await
+    }
+
+    /// One more database; to be given to [`remove`](Self::remove).
+    pub(crate) async fn create_named(mode: Mode, name: String) -> anyhow::Result<Self> {
+        let home = DB::create(mode, name).await?;
         let pool = DB::connect(&home, CONNECTIONS).await?;
         let _ = migrate(&pool).await?;
         let other_pools = Mutex::default();
@@ -45,7 +50,7 @@ impl<DB: Subject> TestDb<DB> {
         Ok(Self(Arc::new(inner)))
     }
 
-    pub(super) async fn remove(&self) -> anyhow::Result<()> {
+    pub(crate) async fn remove(&self) -> anyhow::Result<()> {
         let mut pools = std::mem::take(&mut *self.0.other_pools.lock().unwrap());
         pools.push(self.0.pool.clone());
         for pool in pools {
@@ -72,6 +77,18 @@ impl<DB: Subject> TestDb<DB> {
         let pool = DB::connect(&self.0.home, connections).await?;
         self.0.other_pools.lock().unwrap().push(pool.clone());
         Ok(pool)
+    }
+
+    /// A pool in a role that may read and write rows, and nothing else. Servers only.
+    pub(crate) async fn restricted_pool(&self) -> anyhow::Result<Pool<DB>> {
+        let pool = DB::connect_restricted(&self.0.home).await?;
+        self.0.other_pools.lock().unwrap().push(pool.clone());
+        Ok(pool)
+    }
+
+    /// The server ends all connections to this database. Servers only.
+    pub(crate) async fn cut_connections(&self) -> anyhow::Result<()> {
+        DB::cut_connections(&self.0.home).await
     }
 
     pub(crate) fn store(&self) -> <DB as Backend>::Store {

@@ -1,0 +1,306 @@
+//! All events in one order.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use sagastore::{Error, GlobalEvent, GlobalPosition, GloballyOrderedStore, MessageId, MessageStore, Offset};
+use tokio::task::JoinSet;
+
+use crate::harness::sample::{command, event, events, stream};
+use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses, scaled};
+
+clauses! {
+    all_events_come_once_in_a_rising_order_that_keeps_each_stream: GLOBAL_ORDER,
+    a_reader_resumes_after_any_position_and_misses_nothing: GLOBAL_ORDER,
+    the_limit_never_cuts_a_commit_and_never_stalls_the_reader: GLOBAL_ORDER,
+    positions_above_32_bits_are_exact: GLOBAL_ORDER,
+    a_tail_under_load_delivers_what_is_committed_and_nothing_else: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
+    nothing_is_held_back_when_all_is_quiet: GLOBAL_ORDER,
+    positions_are_never_given_out_twice: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
+    an_event_of_an_older_open_transaction_is_never_skipped: POSTGRES,
+    a_stream_is_never_inverted_by_an_old_transaction: POSTGRES,
+    data_from_another_cluster_is_refused_until_it_is_rebased: POSTGRES,
+}
+
+/// Reads all that comes after `after`, so many at once.
+pub(crate) async fn read_after<DB: Subject>(
+    db: &TestDb<DB>,
+    after: GlobalPosition,
+    limit: u32,
+) -> anyhow::Result<Vec<GlobalEvent>> {
+    let (store, mut conn, mut found) = (db.store(), db.conn().await?, Vec::<GlobalEvent>::new());
+    loop {
+        let from = found.last().map_or(after, |event| event.position);
+        let page = store.read_global(&mut conn, from, limit).await?;
+        if page.is_empty() {
+            return Ok(found);
+        }
+        found.extend(page);
+    }
+}
+
+/// As [`read_after`], but waits until so many events can be read: other transactions of the same
+/// server may hold them back for a while.
+pub(crate) async fn read_all<DB: Subject>(db: &TestDb<DB>, count: usize) -> anyhow::Result<Vec<GlobalEvent>> {
+    let begun = Instant::now();
+    loop {
+        let found = read_after(db, GlobalPosition::START, 100).await?;
+        if found.len() >= count {
+            assert_eq!(found.len(), count);
+            return Ok(found);
+        }
+        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "{} of {count} events are read", found.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn ids(events: &[GlobalEvent]) -> Vec<MessageId> {
+    events.iter().map(|event| event.event.envelope.message_id).collect()
+}
+
+/// Positions strictly rise, and each stream is dense from zero.
+fn assert_order(found: &[GlobalEvent]) {
+    assert!(found.is_sorted_by(|a, b| a.position < b.position), "positions rise");
+    let mut ends = HashMap::new();
+    for event in found {
+        let end = ends.entry(event.event.stream.clone()).or_insert(Offset::ZERO);
+        assert_eq!(event.event.offset, *end, "of stream {}", event.event.stream);
+        *end = end.checked_add(1).unwrap();
+    }
+}
+
+/// Three streams in turn, in commits of one to three events, some with commands.
+async fn write_in_turn<DB: Subject>(db: &TestDb<DB>) -> anyhow::Result<Vec<MessageId>> {
+    let (mut written, mut ends) = (Vec::new(), [0, 0, 0]);
+    for round in 0..12 {
+        let at = usize::try_from(round % 3)?;
+        let messages = events(1 + round % 4 % 3);
+        let with_commands: Vec<_> = messages.iter().cloned().chain([command(round)]).collect();
+        db.append(&stream(&format!("stream {at}")), ends[at], &with_commands).await?;
+        ends[at] += u32::try_from(messages.len())?;
+        written.extend(messages.iter().map(|message| message.message_id));
+    }
+    db.append(&stream("commands only"), 0, &[command(0)]).await?;
+    Ok(written)
+}
+
+async fn all_events_come_once_in_a_rising_order_that_keeps_each_stream<DB: Subject>(db: TestDb<DB>) -> Clause {
+    assert_eq!(read_after(&db, GlobalPosition::START, 10).await?, []);
+    let written = write_in_turn(&db).await?;
+    let found = read_all(&db, written.len()).await?;
+    assert_eq!(ids(&found), written);
+    assert_order(&found);
+    // Each is the event of its stream.
+    let mut conn = db.conn().await?;
+    for GlobalEvent { event, .. } in &found {
+        let page = db.store().read_page(&mut conn, &event.stream, event.offset, 1).await?;
+        assert_eq!(page.as_deref(), Some(std::slice::from_ref(event)));
+    }
+    Ok(())
+}
+
+async fn a_reader_resumes_after_any_position_and_misses_nothing<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let written = write_in_turn(&db).await?;
+    let found = read_all(&db, written.len()).await?;
+    for (at, event) in found.iter().enumerate() {
+        for limit in [1, 2, 100] {
+            let position = event.position.to_string().parse()?;
+            assert_eq!(read_after(&db, position, limit).await?, found[at + 1..], "{limit} at once");
+        }
+    }
+    Ok(())
+}
+
+async fn the_limit_never_cuts_a_commit_and_never_stalls_the_reader<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.append(&stream("a"), 0, &events(5)).await?;
+    db.append(&stream("b"), 0, &events(5)).await?;
+    let found = read_all(&db, 10).await?;
+    let (store, mut conn) = (db.store(), db.conn().await?);
+    for (limit, expected) in [(1, 5), (5, 5), (6, 10), (1000, 10)] {
+        let page = store.read_global(&mut conn, GlobalPosition::START, limit).await?;
+        assert_eq!(page, found[..expected], "at most about {limit}");
+    }
+    // From within a commit.
+    for (limit, expected) in [(1, 3..5), (2, 3..5), (100, 3..10)] {
+        let page = store.read_global(&mut conn, found[2].position, limit).await?;
+        let least = expected.start + 1;
+        assert!(found[3..].starts_with(&page) && page.len() + 3 >= least, "at most about {limit}: {}", page.len());
+        if limit == 100 {
+            assert_eq!(page, found[expected]);
+        }
+    }
+    Ok(())
+}
+
+async fn positions_above_32_bits_are_exact<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let name = stream("a");
+    db.append(&name, 0, &events(1)).await?;
+    let mut end = 1;
+    for start in [2_200_000_000_i64, 1 << 53, i64::MAX - 10] {
+        match DB::KIND {
+            Kind::Sqlite => {
+                db.sql(format!("UPDATE sqlite_sequence SET seq = {} WHERE name = 'saga_commit'", start - 1)).await?
+            }
+            _ => db.sql(format!("ALTER TABLE saga_commit ALTER COLUMN position RESTART WITH {start}")).await?,
+        };
+        for position in start..start + 2 {
+            db.append(&name, end, &[event(end), event(end + 1)]).await?;
+            end += 2;
+            assert_eq!(db.count("SELECT MAX(position) FROM saga_commit").await?, position);
+        }
+    }
+    let found = read_all(&db, usize::try_from(end)?).await?;
+    assert_order(&found);
+    for (at, event) in found.iter().enumerate() {
+        assert_eq!(read_after(&db, event.position, 3).await?, found[at + 1..]);
+    }
+    Ok(())
+}
+
+async fn a_tail_under_load_delivers_what_is_committed_and_nothing_else<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (writers, appends) = (scaled(6, 50), scaled(30, 200));
+    let mut tasks = JoinSet::new();
+    for writer in 0..writers {
+        let db = db.clone();
+        tasks.spawn(async move {
+            let (store, mut committed) = (db.store(), Vec::new());
+            for round in 0..appends {
+                let name = stream(&format!("writer {writer}, stream {}", round % 10));
+                let mut tx = db.begin().await?;
+                let end = store.next_offset(&mut tx, &name).await?.unwrap_or_default();
+                let messages = events(1 + round % 3);
+                store.append_messages(&mut tx, &name, end, &messages).await?;
+                if round % 10 == 7 {
+                    tx.rollback().await?;
+                } else {
+                    tx.commit().await?;
+                    committed.extend(messages.iter().map(|message| message.message_id));
+                }
+            }
+            anyhow::Ok(committed)
+        });
+    }
+    let (mut tail, mut committed, mut running) = (Vec::<GlobalEvent>::new(), HashSet::new(), true);
+    let mut quiet_since = Instant::now();
+    while running || tail.len() < committed.len() {
+        anyhow::ensure!(quiet_since.elapsed() < Duration::from_secs(30), "{} of {}", tail.len(), committed.len());
+        let after = tail.last().map_or(GlobalPosition::START, |event| event.position);
+        let page = db.store().read_global(&mut *db.conn().await?, after, 7).await?;
+        if !page.is_empty() {
+            quiet_since = Instant::now();
+        }
+        tail.extend(page);
+        while let Some(done) = tasks.try_join_next() {
+            committed.extend(done??);
+        }
+        running = !tasks.is_empty();
+    }
+    assert_order(&tail);
+    assert_eq!(tail.len(), committed.len());
+    assert_eq!(ids(&tail).into_iter().collect::<HashSet<_>>(), committed);
+    assert_eq!(read_all(&db, committed.len()).await?, tail, "a second reader sees the same order");
+    Ok(())
+}
+
+async fn nothing_is_held_back_when_all_is_quiet<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.append(&stream("a"), 0, &events(1)).await?;
+    let begun = Instant::now();
+    loop {
+        let tail = db.store().global_tail(&mut *db.conn().await?).await?;
+        if tail.held_back_commits == 0 {
+            assert_eq!(tail.held_back_by, None);
+            return Ok(());
+        }
+        // Other clauses use the same server.
+        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "{tail:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn positions_are_never_given_out_twice<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.append(&stream("kept"), 0, &events(1)).await?;
+    db.append(&stream("purged"), 0, &events(2)).await?;
+    let last = read_all(&db, 3).await?[2].position;
+    db.sql(
+        "DELETE FROM saga_commit
+        WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = 'purged')",
+    )
+    .await?;
+    // By another process.
+    let other = db.second_pool(1).await?;
+    let mut tx = db.persister().begin(&other).await?;
+    db.store().append_messages(&mut tx, &stream("new"), Offset::ZERO, &events(1)).await?;
+    tx.commit().await?;
+    let found = read_all(&db, 2).await?;
+    assert!(found[1].position > last, "{} after {last}", found[1].position);
+    assert_eq!(read_after(&db, last, 10).await?, found[1..]);
+    Ok(())
+}
+
+async fn an_event_of_an_older_open_transaction_is_never_skipped<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.append(&stream("first"), 0, &events(1)).await?;
+    let first = read_all(&db, 1).await?;
+    let mut late = db.begin().await?;
+    db.store().append_messages(&mut late, &stream("late"), Offset::ZERO, &events(1)).await?;
+    db.append(&stream("fast"), 0, &events(2)).await?;
+
+    // What was written later is not given out while the older transaction can still commit.
+    assert_eq!(read_after(&db, first[0].position, 10).await?, []);
+    let tail = db.store().global_tail(&mut *db.conn().await?).await?;
+    assert!(tail.held_back_commits >= 1, "{tail:?}");
+    assert!(tail.held_back_by.is_some(), "{tail:?}");
+
+    late.commit().await?;
+    let found = read_all(&db, 4).await?;
+    assert_eq!(found[0], first[0]);
+    assert_eq!(read_after(&db, first[0].position, 1).await?, found[1..]);
+    let streams: HashSet<_> = found.iter().map(|event| event.event.stream.to_string()).collect();
+    assert_eq!(streams, ["first", "fast", "late"].map(str::to_owned).into());
+    Ok(())
+}
+
+async fn a_stream_is_never_inverted_by_an_old_transaction<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.sql("CREATE TABLE of_the_application (note TEXT)").await?;
+    let name = stream("a");
+    let mut old = db.begin().await?;
+    // From its first write on, the transaction has its number.
+    DB::execute(&mut old, "INSERT INTO of_the_application VALUES ('old')".into()).await?;
+    db.append(&name, 0, &events(2)).await?;
+    db.store().append_messages(&mut old, &name, Offset::of(2), &events(2)).await?;
+    old.commit().await?;
+    db.append(&name, 4, &events(1)).await?;
+    let found = read_all(&db, 5).await?;
+    assert_order(&found);
+    for (at, event) in found.iter().enumerate() {
+        assert_eq!(read_after(&db, event.position, 1).await?, found[at + 1..]);
+    }
+    Ok(())
+}
+
+async fn data_from_another_cluster_is_refused_until_it_is_rebased<DB: Subject>(db: TestDb<DB>) -> Clause {
+    /// By how much the other cluster had counted further.
+    const AHEAD: i64 = 1_000_000_000;
+    let mut written = write_in_turn(&db).await?;
+    let here = read_all(&db, written.len()).await?;
+    db.sql(format!("UPDATE saga_commit SET xid = xid + {AHEAD}")).await?;
+    let (store, mut conn) = (db.store(), db.conn().await?);
+    assert_error!(store.read_global(&mut conn, GlobalPosition::START, 10).await, Error::GlobalOrderRestored);
+    assert_error!(store.global_tail(&mut conn).await, Error::GlobalOrderRestored);
+    drop(conn);
+
+    let _ = sagastore::migrate(db.pool()).await?;
+    let new = events(1);
+    db.append(&stream("new"), 0, &new).await?;
+    written.push(new[0].message_id);
+    let found = read_all(&db, written.len()).await?;
+    assert_order(&found);
+    assert_eq!(ids(&found), written);
+    // Positions that the other cluster gave out still mean their places.
+    for (at, event) in here.iter().enumerate() {
+        let text = event.position.to_string();
+        let parts: Vec<&str> = text.split(':').collect();
+        let there = format!("{}:{}:{}:{}", parts[0], parts[1].parse::<i64>()? + AHEAD, parts[2], parts[3]);
+        assert_eq!(read_after(&db, there.parse()?, 3).await?, found[at + 1..], "after {there}");
+    }
+    Ok(())
+}
