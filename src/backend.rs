@@ -22,7 +22,7 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
 /// Kept from the public: it may change with every release.
 pub(crate) mod schema {
     use async_trait::async_trait;
-    use sqlx::migrate::Migrator;
+    use sqlx::migrate::{MigrateError, Migrator};
     use sqlx::{Database, Pool};
 
     use crate::error::Result;
@@ -35,6 +35,11 @@ pub(crate) mod schema {
 
         /// The migrations in `migrations/`, as they were when the crate was built.
         fn embedded() -> Migrator;
+
+        /// Prepares the session that is about to migrate; by default there is nothing to do.
+        async fn before_migrating(_: &mut Self::Connection) -> Result<(), MigrateError> {
+            Ok(())
+        }
 
         /// The newest applied migration; `None` if there is no migrations table.
         async fn applied_version(pool: &Pool<Self>) -> Result<Option<i64>>;

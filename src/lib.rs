@@ -30,6 +30,8 @@ mod timestamp;
 mod unit_of_work;
 
 pub mod docs;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]

@@ -108,7 +108,10 @@ async fn apply<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<(), 
         return migrator.run_direct(None, &mut *conn, false).await;
     }
     let mut conn = conn.detach();
-    let done = migrator.run_direct(None, &mut conn, false).await;
+    let done = match DB::before_migrating(&mut conn).await {
+        Ok(()) => migrator.run_direct(None, &mut conn, false).await,
+        Err(fault) => Err(fault),
+    };
     conn.close().await?;
     done
 }

@@ -3,8 +3,7 @@
 mod databases;
 mod invariants;
 mod mode;
-// To be compiled once sqlx's `MySql` has its backend.
-#[cfg(any())]
+#[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;

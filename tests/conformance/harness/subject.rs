@@ -69,8 +69,7 @@ pub(crate) fn is_built_in(kind: Kind) -> bool {
     match kind {
         Kind::Sqlite => true,
         Kind::Postgres => cfg!(feature = "postgres"),
-        // With its backend: cfg!(feature = "mysql").
-        Kind::Mysql => false,
+        Kind::Mysql => cfg!(feature = "mysql"),
     }
 }
 
@@ -80,7 +79,7 @@ pub(crate) async fn ping(kind: Kind, url: &str) -> anyhow::Result<()> {
         Kind::Sqlite => Ok(()),
         #[cfg(feature = "postgres")]
         Kind::Postgres => super::postgres::ping(url).await,
-        #[cfg(any())]
+        #[cfg(feature = "mysql")]
         Kind::Mysql => super::mysql::ping(url).await,
         #[allow(unreachable_patterns, reason = "a build may have all databases, or not")]
         _ => anyhow::bail!("this build lacks the database of {url}"),

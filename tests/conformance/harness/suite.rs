@@ -118,8 +118,8 @@ macro_rules! each_database {
         $suite.add::<sqlx::Sqlite, _>(module_path!(), stringify!($name), $modes, $name::<sqlx::Sqlite>);
         #[cfg(feature = "postgres")]
         $suite.add::<sqlx::Postgres, _>(module_path!(), stringify!($name), $modes, $name::<sqlx::Postgres>);
-        // #[cfg(feature = "mysql")]
-        // $suite.add::<sqlx::MySql, _>(module_path!(), stringify!($name), $modes, $name::<sqlx::MySql>);
+        #[cfg(feature = "mysql")]
+        $suite.add::<sqlx::MySql, _>(module_path!(), stringify!($name), $modes, $name::<sqlx::MySql>);
     };
 }
 pub(crate) use each_database;

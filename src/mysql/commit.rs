@@ -1,0 +1,127 @@
+//! One unit of work as one row, one statement, one fsync.
+
+use sqlx::MySqlConnection;
+
+use super::append::ensure_stream;
+use super::{MySqlStore, classify, global_order, is_duplicate, snapshot};
+use crate::error::{Error, Result};
+use crate::message_store::{SnapshotChange, UnitCommit};
+
+pub(super) async fn commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<bool> {
+    if !insert_commit(store, conn, unit).await? {
+        return Ok(false);
+    }
+    if unit.completes() {
+        mark_completed(conn, unit).await?;
+    }
+    match unit.snapshots {
+        SnapshotChange::None => {}
+        SnapshotChange::Save(taken, keep) => match snapshot::save(store, conn, &unit.stream.name, taken, keep).await {
+            // A state that the server cannot take does not stop its events.
+            Err(error @ Error::TooLarge { .. }) => tracing::warn!(
+                target: "sagastore", stream = %unit.stream.name, revision = %taken.revision, %error,
+                "no snapshot is taken; the events are saved"
+            ),
+            saved => saved?,
+        },
+        SnapshotChange::Delete => snapshot::delete(conn, &unit.stream.name).await.map(drop)?,
+    }
+    Ok(true)
+}
+
+pub(super) async fn commit_in_one_statement(
+    store: &MySqlStore,
+    conn: &mut MySqlConnection,
+    unit: &UnitCommit<'_>,
+) -> Result<Option<bool>> {
+    let known = unit.head.key.is_some() && !store.globally_ordered;
+    let one = known && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
+    if one { insert_commit(store, conn, unit).await.map(Some) } else { Ok(None) }
+}
+
+async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<bool> {
+    let doing = "saving a unit of work";
+    let number = unit.commit_number()?.to_i64();
+    store.check_write(conn, unit.encoded.body.len().saturating_add(unit.encoded.contents.len())).await?;
+    let key = match unit.head.key {
+        Some(key) => key,
+        None => {
+            let ensured = ensure_stream(conn, &unit.stream.name, Some(unit.stream)).await;
+            ensured.map_err(|error| classify(doing, error))?
+        }
+    };
+    match insert(conn, unit, key, number).await {
+        Ok(()) => {}
+        Err(error) if is_duplicate(&error) => return Ok(false),
+        Err(error) => return Err(classify(doing, error)),
+    }
+    global_order::place(store, conn, key, number).await?;
+    Ok(true)
+}
+
+/// Fails with a duplicate key if another writer was faster, or the message was handled meanwhile.
+async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO saga_commit (
+            stream_id,
+            commit_no,
+            first_offset,
+            event_count,
+            message_count,
+            completed,
+            handled_message_id,
+            causation_id,
+            correlation_id,
+            recorded_at,
+            undelivered,
+            checksum,
+            contents,
+            body
+        )
+        VALUES (
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            GREATEST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), CAST(? AS SIGNED) + 1),
+            CASE WHEN ? THEN recorded_at END,
+            ?,
+            ?,
+            ?
+        )",
+    )
+    .bind(key)
+    .bind(number)
+    .bind(unit.head.next_offset.to_i64())
+    .bind(unit.encoded.event_count)
+    .bind(unit.encoded.message_count)
+    .bind(unit.completed)
+    .bind(unit.handled.map(|id| id.as_uuid()))
+    .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
+    .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))
+    .bind(unit.head.recorded_at.as_micros())
+    .bind(unit.is_marked())
+    .bind(unit.encoded.checksum)
+    .bind(unit.encoded.contents.as_str())
+    .bind(unit.encoded.body.as_slice())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn mark_completed(conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<()> {
+    let updated = sqlx::query(
+        "UPDATE saga_stream
+        SET completed_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+        WHERE stream_name = ?",
+    )
+    .bind(unit.stream.name.as_str().as_bytes())
+    .execute(conn)
+    .await;
+    updated.map(drop).map_err(|error| classify("completing an instance", error))
+}

@@ -1,0 +1,181 @@
+//! The store on MySQL and MariaDB.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::{MySql, MySqlConnection, Transaction};
+
+use crate::backend::Backend;
+use crate::commit::EncodedCommit;
+use crate::error::{Error, Fault, Result, from_driver};
+use crate::ids::{CommitNumber, Offset};
+use crate::limits::Limits;
+use crate::message_store::{CommitPage, LoadRequest, Loaded, UnitCommit};
+use crate::stream_name::StreamName;
+use crate::streams::StreamTables;
+
+mod append;
+mod commit;
+mod global_order;
+mod load;
+mod outbox;
+mod read;
+mod schema;
+mod server;
+mod snapshot;
+
+/// Streams, snapshots and outbox in MySQL or MariaDB, on InnoDB.
+///
+/// Writing transactions should run at READ COMMITTED, as those of
+/// [`Persister::begin`](crate::Persister::begin) do. REPEATABLE READ, the default of these databases,
+/// is safe too, but what is loaded again in the same transaction, as after a conflict, is then what it
+/// was at the first load. After [`Error::Contention`] the whole transaction is gone, after
+/// [`Error::Timeout`] it is still there: roll it back.
+///
+/// The server takes no packet above its `max_allowed_packet` (MariaDB: 16 MiB by default, which is room
+/// for the default [`Limits`]). The store asks for it before its first write, and refuses what would
+/// not fit with [`Error::TooLarge`]; [`check_packet_limit`](Self::check_packet_limit) tells at start.
+///
+/// What a store and its clones have learned from the server they remember: use one per database.
+#[derive(Clone, Debug, Default)]
+pub struct MySqlStore {
+    limits: Limits,
+    globally_ordered: bool,
+    server: Arc<OnceLock<server::Server>>,
+}
+
+impl MySqlStore {
+    /// A store with these limits.
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+}
+
+impl Backend for MySql {
+    type Store = MySqlStore;
+}
+
+const TOO_MANY_CONNECTIONS: u16 = 1040;
+const SERVER_SHUTDOWN: u16 = 1053;
+const DUPLICATE_ENTRY: u16 = 1062;
+const NO_SUCH_TABLE: u16 = 1146;
+const ABORTING_CONNECTION: u16 = 1152;
+const NETWORK_READ_ERROR: u16 = 1158;
+const NETWORK_WRITE_INTERRUPTED: u16 = 1161;
+const TOO_MANY_USER_CONNECTIONS: u16 = 1203;
+const LOCK_WAIT_TIMEOUT: u16 = 1205;
+const LOCK_DEADLOCK: u16 = 1213;
+const QUERY_INTERRUPTED: u16 = 1317;
+/// A transaction's snapshot is older than a change of the table.
+const TABLE_DEFINITION_CHANGED: u16 = 1412;
+const NEEDS_NEW_PREPARE: u16 = 1615;
+/// MariaDB with `innodb_snapshot_isolation`: the row changed since the transaction's snapshot.
+const RECORD_CHANGED: u16 = 1020;
+/// MariaDB's `max_statement_time`.
+const STATEMENT_TIMEOUT: u16 = 1969;
+/// MySQL's `max_execution_time`.
+const QUERY_TIMEOUT: u16 = 3024;
+/// MariaDB's answer to the statement that finds its session killed.
+const CONNECTION_KILLED: u16 = 1927;
+/// MySQL closed an idle session.
+const CLIENT_INTERACTION_TIMEOUT: u16 = 4031;
+
+/// The server's error number; zero if the answer is not the server's.
+fn number(error: &(dyn sqlx::error::DatabaseError + 'static)) -> u16 {
+    error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number)
+}
+
+/// Turns a driver's error into ours.
+fn classify(doing: &'static str, error: sqlx::Error) -> Error {
+    from_driver(doing, error, |answer| match number(answer) {
+        NO_SUCH_TABLE => Fault::SchemaMissing,
+        LOCK_DEADLOCK
+        | RECORD_CHANGED
+        | TABLE_DEFINITION_CHANGED
+        | NEEDS_NEW_PREPARE
+        | TOO_MANY_CONNECTIONS
+        | TOO_MANY_USER_CONNECTIONS => Fault::Contention,
+        LOCK_WAIT_TIMEOUT | STATEMENT_TIMEOUT | QUERY_TIMEOUT | QUERY_INTERRUPTED => Fault::Timeout,
+        SERVER_SHUTDOWN
+        | ABORTING_CONNECTION
+        | NETWORK_READ_ERROR..=NETWORK_WRITE_INTERRUPTED
+        | CONNECTION_KILLED
+        | CLIENT_INTERACTION_TIMEOUT => Fault::Disconnected,
+        _ => Fault::Other,
+    })
+}
+
+/// True if the row is there already. The statement is undone then, the transaction is still usable.
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|answer| number(answer) == DUPLICATE_ENTRY)
+}
+
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|answer| number(answer) == NO_SUCH_TABLE)
+}
+
+/// Reads a name, which is stored as its bytes.
+fn text(bytes: Vec<u8>) -> sqlx::Result<String> {
+    String::from_utf8(bytes).map_err(|fault| sqlx::Error::Decode(fault.into()))
+}
+
+#[async_trait]
+impl StreamTables<MySql> for MySqlStore {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    async fn append(
+        &self,
+        tx: &mut Transaction<'_, MySql>,
+        stream: &StreamName,
+        offset: Offset,
+        encoded: &EncodedCommit,
+    ) -> Result<bool> {
+        append::append(self, tx, stream, offset, encoded).await
+    }
+
+    async fn end(&self, conn: &mut MySqlConnection, stream: &StreamName) -> Result<Option<Offset>> {
+        read::end(conn, stream).await
+    }
+
+    async fn commit_reaching(
+        &self,
+        conn: &mut MySqlConnection,
+        stream: &StreamName,
+        offset: Offset,
+    ) -> Result<Option<CommitNumber>> {
+        read::commit_reaching(conn, stream, offset).await
+    }
+
+    async fn commits(
+        &self,
+        conn: &mut MySqlConnection,
+        stream: &StreamName,
+        from: CommitNumber,
+        limit: u32,
+    ) -> Result<CommitPage> {
+        read::commits(conn, stream, from, limit).await
+    }
+
+    async fn load(&self, conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
+        load::load(conn, request).await
+    }
+
+    async fn commit(&self, tx: &mut Transaction<'_, MySql>, unit: &UnitCommit<'_>) -> Result<bool> {
+        commit::commit(self, tx, unit).await
+    }
+
+    async fn commit_in_one_statement(&self, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<Option<bool>> {
+        commit::commit_in_one_statement(self, conn, unit).await
+    }
+
+    fn begin_statement(&self) -> Option<&'static str> {
+        Some("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION")
+    }
+
+    fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {
+        classify(doing, error)
+    }
+}

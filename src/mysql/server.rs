@@ -1,0 +1,60 @@
+//! What a store asks the server before its first write.
+
+use sqlx::{MySql, MySqlConnection, Pool, Row};
+
+use super::{MySqlStore, classify};
+use crate::codec::check_size;
+use crate::error::Result;
+
+/// Bytes that a statement needs beside the largest values that are bound to it, at most: a stream
+/// name, ids, numbers and the protocol's own.
+const PACKET_OVERHEAD: usize = 4 * 1024;
+
+/// What the server said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Server {
+    max_packet_bytes: usize,
+}
+
+impl MySqlStore {
+    /// Says whether the server takes packets as large as this store's limits allow. The server's
+    /// `max_allowed_packet` as of the connection's start counts.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`](crate::Error::TooLarge) with the size and the server's limit; the database's.
+    pub async fn check_packet_limit(&self, pool: &Pool<MySql>) -> Result<()> {
+        let doing = "asking for max_allowed_packet";
+        let mut conn = pool.acquire().await.map_err(|error| classify(doing, error))?;
+        let limit = max_packet_bytes(&mut conn).await.map_err(|error| classify(doing, error))?;
+        check_packet(self.limits.unit_bytes.max(self.limits.snapshot_bytes), limit)
+    }
+
+    /// Fails if a statement that binds `bytes` cannot be written here; called before every write.
+    pub(super) async fn check_write(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<()> {
+        let server = match self.server.get() {
+            Some(server) => *server,
+            None => {
+                let asked = self.ask(conn).await?;
+                *self.server.get_or_init(|| asked)
+            }
+        };
+        check_packet(bytes, server.max_packet_bytes)
+    }
+
+    async fn ask(&self, conn: &mut MySqlConnection) -> Result<Server> {
+        let doing = "looking how the store is set up";
+        self.check_global_order(conn).await?;
+        let max_packet_bytes = max_packet_bytes(conn).await.map_err(|error| classify(doing, error))?;
+        Ok(Server { max_packet_bytes })
+    }
+}
+
+async fn max_packet_bytes(conn: &mut MySqlConnection) -> sqlx::Result<usize> {
+    let row = sqlx::query("SELECT CAST(@@max_allowed_packet AS SIGNED)").fetch_one(conn).await?;
+    Ok(usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(usize::MAX))
+}
+
+fn check_packet(bytes: usize, limit: usize) -> Result<()> {
+    let size = bytes.saturating_add(PACKET_OVERHEAD);
+    check_size("packet in bytes, by the server's max_allowed_packet,", size, limit)
+}
