@@ -19,6 +19,8 @@ impl MySqlStore {
     /// Keeps a global order, which costs: from its first write of events to its end, every transaction
     /// holds the lock of one row that all others want. To be switched on in the database once, by
     /// [`enable_global_order`](Self::enable_global_order); from then on all stores must have this option.
+    ///
+    /// A write is then more than one statement: a caller who drops one half-way must roll back.
     #[must_use]
     pub fn with_global_order(mut self) -> Self {
         self.globally_ordered = true;

@@ -97,8 +97,11 @@ async fn select(conn: &mut PgConnection, after: GlobalPosition, limit: u32) -> s
         let position: i64 = row.try_get(0)?;
         let name: String = row.try_get(1)?;
         let columns = read::columns(&row, 2)?;
-        bytes += columns.size();
-        events += if position == after.position { 0 } else { columns.event_count };
+        // Not counting the commit of `after`: a page of it alone would be the end for ever.
+        if position != after.position {
+            bytes += columns.size();
+            events += columns.event_count;
+        }
         found.push(StreamName::new(name).and_then(|stream| {
             let transaction = columns.order_token;
             let commit = row::commit(&stream, columns)?;

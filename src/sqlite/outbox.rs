@@ -134,8 +134,13 @@ async fn select_marked(conn: &mut SqliteConnection, after: OutboxId, limit: u32)
     .fetch(conn);
     let (mut page, mut bytes) = (MarkedPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
-        let columns = read::columns(&row, 4)?;
-        bytes += columns.size();
+        let (stream_key, columns) = (row.try_get(0)?, read::columns(&row, 4)?);
+        // Not counting the commit of `after`: a page of it alone would be the end for ever.
+        if (columns.recorded_at, stream_key, columns.commit_no)
+            != (after.recorded_at, after.stream, after.commit_number)
+        {
+            bytes += columns.size();
+        }
         let name: String = row.try_get(1)?;
         let marked = StreamName::new(name).and_then(|stream| {
             let commit = row::commit(&stream, columns)?;
@@ -146,7 +151,7 @@ async fn select_marked(conn: &mut SqliteConnection, after: OutboxId, limit: u32)
             Err(error) => return Ok(Err(error)),
         };
         page.commits.push(Marked {
-            stream_key: row.try_get(0)?,
+            stream_key,
             aggregate_type: row.try_get::<Option<String>, _>(2)?.unwrap_or_default(),
             aggregate_id: row.try_get::<Option<String>, _>(3)?.unwrap_or_else(|| stream.as_str().to_owned()),
             stream,

@@ -38,6 +38,7 @@ mod harness;
 mod consumer;
 mod event_stream;
 mod global_order;
+mod large_units;
 mod message_store;
 
 /// How many trials run at once, unless the command line says otherwise.
@@ -47,7 +48,9 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(TEST_THREADS));
     let mut suite = harness::Suite::new();
-    for clauses in [consumer::clauses, event_stream::clauses, global_order::clauses, message_store::clauses] {
+    for clauses in
+        [consumer::clauses, event_stream::clauses, global_order::clauses, large_units::clauses, message_store::clauses]
+    {
         clauses(&mut suite);
     }
     suite.run(&arguments)
