@@ -9,5 +9,6 @@ CREATE TABLE IF NOT EXISTS saga_snapshot (
     checksum        BIGINT         NOT NULL,
     taken_at        BIGINT         NOT NULL,
     body            LONGBLOB       NOT NULL,
-    PRIMARY KEY (stream_id, revision)
+    PRIMARY KEY (stream_id, revision),
+    KEY saga_snapshot_commit (stream_id, commit_no)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

@@ -36,27 +36,16 @@ impl MySqlStore {
     ///
     /// # Errors
     /// The database's.
-    pub async fn enable_global_order(&self, pool: &Pool<MySql>) -> Result<()> {
+    pub async fn enable_global_order(pool: &Pool<MySql>) -> Result<()> {
         let doing = "switching the global order on";
         // Unlike READ COMMITTED, this waits for commits that are being written, and keeps new ones out.
         let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; START TRANSACTION";
         let mut tx = pool.begin_with(begin).await.map_err(|error| classify(doing, error))?;
-        if !is_enabled(&mut tx).await? {
-            place_all(&mut tx).await.map_err(|error| classify(doing, error))?;
+        let switched = switch_on(&mut tx).await.map_err(|error| classify(doing, error))?;
+        if !switched && !is_enabled(&mut tx).await? {
+            return Err(Error::SchemaMissing { doing });
         }
         tx.commit().await.map_err(|error| classify(doing, error))
-    }
-
-    /// Fails if the database and this store do not agree on whether there is a global order.
-    pub(super) async fn check_global_order(&self, conn: &mut MySqlConnection) -> Result<()> {
-        match (is_enabled(conn).await?, self.globally_ordered) {
-            (true, false) => Err(Error::Unsupported {
-                what: "writing without a global order",
-                detail: "this database keeps one; make the store with `MySqlStore::with_global_order`",
-            }),
-            (false, true) => Err(not_enabled()),
-            _ => Ok(()),
-        }
     }
 
     fn require_global_order(&self) -> Result<()> {
@@ -77,9 +66,19 @@ fn not_enabled() -> Error {
     }
 }
 
-/// Reads the newest state, also in a transaction that has looked at it before.
 async fn is_enabled(conn: &mut MySqlConnection) -> Result<bool> {
+    let enabled = sqlx::query_scalar("SELECT enabled FROM saga_global_order WHERE id = 1").fetch_optional(conn).await;
+    found(enabled)
+}
+
+fn found(enabled: sqlx::Result<Option<bool>>) -> Result<bool> {
     let doing = "looking whether there is a global order";
+    enabled.map_err(|error| classify(doing, error))?.ok_or(Error::SchemaMissing { doing })
+}
+
+/// Fails if this database keeps a global order: a store without the option would leave gaps in it. Looks
+/// at the newest state, also in a transaction that sees an older one.
+pub(super) async fn check_none(conn: &mut MySqlConnection) -> Result<()> {
     let enabled = sqlx::query_scalar(
         "SELECT enabled
         FROM saga_global_order
@@ -88,7 +87,13 @@ async fn is_enabled(conn: &mut MySqlConnection) -> Result<bool> {
     )
     .fetch_optional(conn)
     .await;
-    enabled.map_err(|error| classify(doing, error))?.ok_or(Error::SchemaMissing { doing })
+    if !found(enabled)? {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: "writing without a global order",
+        detail: "this database keeps one; make the store with `MySqlStore::with_global_order`",
+    })
 }
 
 /// Gives a new commit its place, which no later commit can get before this transaction has ended.
@@ -136,8 +141,19 @@ async fn insert_place(conn: &mut MySqlConnection, stream: i64, commit: i64) -> s
     Ok(true)
 }
 
-async fn place_all(conn: &mut MySqlConnection) -> sqlx::Result<()> {
-    sqlx::query("UPDATE saga_global_order SET enabled = TRUE WHERE id = 1").execute(&mut *conn).await?;
+/// Says whether it was off before.
+async fn switch_on(conn: &mut MySqlConnection) -> sqlx::Result<bool> {
+    let switched = sqlx::query(
+        "UPDATE saga_global_order
+        SET enabled = TRUE
+        WHERE id = 1
+            AND NOT enabled",
+    )
+    .execute(&mut *conn)
+    .await?;
+    if switched.rows_affected() == 0 {
+        return Ok(false);
+    }
     let placed = sqlx::query(
         "INSERT INTO saga_position (
             position,
@@ -156,7 +172,7 @@ async fn place_all(conn: &mut MySqlConnection) -> sqlx::Result<()> {
         .bind(placed.rows_affected())
         .execute(conn)
         .await?;
-    Ok(())
+    Ok(true)
 }
 
 #[async_trait]
@@ -172,6 +188,9 @@ impl GloballyOrderedStore<MySql> for MySqlStore {
             Ok(rows) => rows,
             Err(error) => return Err(classify("reading the global order", error)),
         };
+        if rows.is_empty() && !is_enabled(conn).await? {
+            return Err(not_enabled());
+        }
         let mut events = Vec::new();
         for found in rows {
             let (position, stream, commit) = found?;

@@ -21,90 +21,96 @@ async fn select(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::
     let name = request.stream.name.as_str().as_bytes();
     let mut rows = sqlx::query(
         "SELECT
-            0               AS part,
-            stream_id       AS commit_no,
-            NULL            AS first_offset,
-            NULL            AS event_count,
-            NULL            AS completed,
-            NULL            AS recorded_at,
-            NULL            AS causation_id,
-            NULL            AS correlation_id,
-            NULL            AS checksum,
-            NULL            AS contents,
-            NULL            AS body,
-            persistence_key AS persistence_key
-        FROM saga_stream
-        WHERE stream_name = ?
+            0                 AS part,
+            s.stream_id       AS commit_no,
+            NULL              AS first_offset,
+            NULL              AS event_count,
+            NULL              AS completed,
+            NULL              AS recorded_at,
+            NULL              AS causation_id,
+            NULL              AS correlation_id,
+            NULL              AS checksum,
+            NULL              AS contents,
+            NULL              AS body,
+            s.persistence_key AS persistence_key
+        FROM saga_stream AS s
+        WHERE s.stream_name = ?
         UNION ALL
         (
             SELECT
                 1,
-                commit_no,
-                revision,
-                data_version,
+                n.commit_no,
+                n.revision,
+                n.data_version,
                 NULL,
                 NULL,
                 NULL,
                 NULL,
-                checksum,
-                content_type,
-                body,
-                persistence_key
-            FROM saga_snapshot
-            WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = ?)
+                n.checksum,
+                n.content_type,
+                n.body,
+                n.persistence_key
+            FROM saga_stream AS s
+            STRAIGHT_JOIN saga_snapshot AS n
+                ON n.stream_id = s.stream_id
+            WHERE s.stream_name = ?
                 AND CAST(? AS SIGNED) IS NULL
-            ORDER BY revision DESC
+            ORDER BY n.revision DESC
             LIMIT 1
         )
         UNION ALL
         (
             SELECT
                 2,
-                commit_no,
-                first_offset,
-                event_count,
-                completed,
-                recorded_at,
-                causation_id,
-                correlation_id,
-                checksum,
-                contents,
-                body,
+                c.commit_no,
+                c.first_offset,
+                c.event_count,
+                c.completed,
+                c.recorded_at,
+                c.causation_id,
+                c.correlation_id,
+                c.checksum,
+                c.contents,
+                c.body,
                 NULL
-            FROM saga_commit
-            WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = ?)
-                AND commit_no >= COALESCE(
+            FROM saga_stream AS s
+            STRAIGHT_JOIN saga_commit AS c
+                ON c.stream_id = s.stream_id
+            WHERE s.stream_name = ?
+                AND c.commit_no >= COALESCE(
                     CAST(? AS SIGNED),
                     (
-                        SELECT commit_no
+                        SELECT MAX(commit_no)
                         FROM saga_snapshot
                         WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = ?)
-                        ORDER BY revision DESC
-                        LIMIT 1
                     ),
                     0
                 )
-            ORDER BY commit_no
+            ORDER BY c.commit_no
             LIMIT ?
         )
         UNION ALL
         SELECT
             3,
-            commit_no,
-            first_offset,
-            event_count,
-            completed,
-            recorded_at,
-            causation_id,
-            correlation_id,
-            checksum,
-            contents,
-            body,
+            h.commit_no,
+            h.first_offset,
+            h.event_count,
+            h.completed,
+            h.recorded_at,
+            h.causation_id,
+            h.correlation_id,
+            h.checksum,
+            h.contents,
+            h.body,
             NULL
-        FROM saga_commit
-        WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = ?)
-            AND handled_message_id = ?",
+        FROM saga_stream AS s
+        STRAIGHT_JOIN saga_commit AS h
+            ON h.stream_id = s.stream_id
+        WHERE s.stream_name = ?
+            AND h.handled_message_id = ?",
     )
+    // The commit to begin at must be known before the tail is planned, or all of the stream is read: a maximum
+    // that an index answers is; a row that is sorted out, or looked up for each stream, is not.
     .bind(name)
     .bind(name)
     .bind(from)

@@ -39,10 +39,9 @@ impl OutboxTables<MySql> for MySqlStore {
     }
 
     async fn lock_marked(&self, tx: &mut Transaction<'_, MySql>, id: OutboxId) -> Result<Option<Marked>> {
-        match count_marked(tx, id).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(classify("locking a commit in the outbox", error)),
+        let locked = count_marked(tx, &[id]).await;
+        if locked.map_err(|error| classify("acknowledging messages of the outbox", error))?.is_empty() {
+            return Ok(None);
         }
         let page = self.marked(tx, id, 1).await?;
         let asked =
@@ -51,14 +50,10 @@ impl OutboxTables<MySql> for MySqlStore {
     }
 
     async fn unmark(&self, tx: &mut Transaction<'_, MySql>, commits: &[OutboxId]) -> Result<u64> {
-        let mut messages = 0;
-        for commit in commits {
-            match unmark(tx, *commit).await {
-                Ok(count) => messages += count,
-                Err(error) => return Err(classify("acknowledging messages of the outbox", error)),
-            }
+        match unmark(tx, commits).await {
+            Ok(messages) => Ok(messages),
+            Err(error) => Err(classify("acknowledging messages of the outbox", error)),
         }
-        Ok(messages)
     }
 
     async fn marked_messages(
@@ -66,28 +61,32 @@ impl OutboxTables<MySql> for MySqlStore {
         tx: &mut Transaction<'_, MySql>,
         commits: &[OutboxId],
     ) -> Result<Vec<(OutboxId, u64)>> {
-        let mut found = Vec::with_capacity(commits.len());
-        for commit in commits {
-            match count_marked(tx, *commit).await {
-                Ok(count) => found.extend(count.map(|count| (*commit, count))),
-                Err(error) => return Err(classify("acknowledging messages of the outbox", error)),
-            }
+        match count_marked(tx, commits).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(classify("acknowledging messages of the outbox", error)),
         }
-        Ok(found)
     }
 
     async fn insert_new(&self, tx: &mut Transaction<'_, MySql>, record: &NewOutboxRecord) -> Result<()> {
+        let doing = "saving a record in the outbox";
         let contents = slow_lane::contents(&record.envelope)?;
         self.check_write(tx, contents.len().saturating_add(record.envelope.payload.len())).await?;
-        match insert_new(tx, record, &contents).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(classify("saving a record in the outbox", error)),
-        }
+        let partition = record.partition();
+        let recorded_at = next_time(tx, partition).await.map_err(|error| classify(doing, error))?;
+        let message = LeftOver {
+            id: OutboxId { recorded_at, stream: 0, commit_number: 0, index: 0, row: 0 },
+            partition,
+            aggregate_type: record.aggregate_type.clone(),
+            aggregate_id: record.aggregate_id.clone(),
+            envelope: record.envelope.clone(),
+        };
+        let available_at = record.due_at.map_or(0, Timestamp::as_micros);
+        insert(tx, &message, available_at, &contents).await.map_err(|error| classify(doing, error))
     }
 
     async fn insert_left_over(&self, tx: &mut Transaction<'_, MySql>, message: &LeftOver) -> Result<()> {
         let contents = slow_lane::contents(&message.envelope)?;
-        match insert_left_over(tx, message, &contents).await {
+        match insert(tx, message, 0, &contents).await {
             Ok(()) => Ok(()),
             Err(error) => Err(classify("keeping what is left of a commit in the outbox", error)),
         }
@@ -230,90 +229,82 @@ async fn select_waiting(conn: &mut MySqlConnection, after: OutboxId, limit: u32)
     .await
 }
 
-/// Locks the commit: of two that acknowledge it, one sees that the mark is gone.
-async fn count_marked(conn: &mut MySqlConnection, commit: OutboxId) -> sqlx::Result<Option<u64>> {
-    let count = sqlx::query_scalar::<_, i64>(
-        "SELECT message_count
-        FROM saga_commit
-        WHERE stream_id = ?
-            AND commit_no = ?
-            AND undelivered = ?
+/// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
+fn keys(commits: &[OutboxId]) -> String {
+    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
+    format!("[{}]", keys.join(","))
+}
+
+/// Locks the commits: of two that acknowledge one, one finds that the mark is gone.
+async fn count_marked(conn: &mut MySqlConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<(OutboxId, u64)>> {
+    sqlx::query(
+        "SELECT
+            c.undelivered,
+            c.stream_id,
+            c.commit_no,
+            c.message_count
+        FROM JSON_TABLE(
+            ?,
+            '$[*]' COLUMNS (
+                stream_id BIGINT PATH '$[0]',
+                commit_no BIGINT PATH '$[1]'
+            )
+        ) AS k
+        STRAIGHT_JOIN saga_commit AS c
+            ON c.stream_id = k.stream_id
+            AND c.commit_no = k.commit_no
+        WHERE c.undelivered IS NOT NULL
         FOR UPDATE",
     )
-    .bind(commit.stream)
-    .bind(commit.commit_number)
-    .bind(commit.recorded_at)
-    .fetch_optional(conn)
-    .await?;
-    Ok(count.map(|count| u64::try_from(count).unwrap_or_default()))
+    .bind(keys(commits))
+    .try_map(|row: MySqlRow| {
+        let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let count = u64::try_from(row.try_get::<i64, _>(3)?).unwrap_or_default();
+        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, count))
+    })
+    .fetch_all(conn)
+    .await
 }
 
-async fn unmark(conn: &mut MySqlConnection, commit: OutboxId) -> sqlx::Result<u64> {
-    let count = count_marked(&mut *conn, commit).await?.unwrap_or_default();
+async fn unmark(conn: &mut MySqlConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
+    let marked = count_marked(&mut *conn, commits).await?;
     sqlx::query(
-        "UPDATE saga_commit
-        SET undelivered = NULL
-        WHERE stream_id = ?
-            AND commit_no = ?
-            AND undelivered = ?",
+        "UPDATE JSON_TABLE(
+            ?,
+            '$[*]' COLUMNS (
+                stream_id BIGINT PATH '$[0]',
+                commit_no BIGINT PATH '$[1]'
+            )
+        ) AS k
+        STRAIGHT_JOIN saga_commit AS c
+            ON c.stream_id = k.stream_id
+            AND c.commit_no = k.commit_no
+        SET c.undelivered = NULL
+        WHERE c.undelivered IS NOT NULL",
     )
-    .bind(commit.stream)
-    .bind(commit.commit_number)
-    .bind(commit.recorded_at)
+    .bind(keys(commits))
     .execute(conn)
     .await?;
-    Ok(count)
+    Ok(marked.into_iter().map(|(_, messages)| messages).sum())
 }
 
-async fn insert_new(conn: &mut MySqlConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {
-    // Two statements: in one, this would lock what others are about to insert.
-    let last = sqlx::query_scalar::<_, Option<i64>>(
-        "SELECT MAX(recorded_at)
+/// The time for a new record. A statement of its own: within the insert, it would lock what others are
+/// about to insert.
+async fn next_time(conn: &mut MySqlConnection, partition: i64) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT GREATEST(
+            TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)),
+            COALESCE(MAX(recorded_at), 0)
+        )
         FROM saga_outbox_message
         WHERE partition_no = ?",
     )
-    .bind(record.partition())
-    .fetch_one(&mut *conn)
-    .await?;
-    sqlx::query(
-        "INSERT INTO saga_outbox_message (
-            partition_no,
-            recorded_at,
-            stream_id,
-            commit_no,
-            message_index,
-            available_at,
-            aggregate_type,
-            aggregate_id,
-            contents,
-            body
-        )
-        VALUES (
-            ?,
-            GREATEST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), CAST(? AS SIGNED)),
-            0,
-            0,
-            0,
-            ?,
-            ?,
-            ?,
-            ?,
-            ?
-        )",
-    )
-    .bind(record.partition())
-    .bind(last.unwrap_or_default())
-    .bind(record.due_at.map_or(0, Timestamp::as_micros))
-    .bind(record.aggregate_type.as_bytes())
-    .bind(record.aggregate_id.as_bytes())
-    .bind(contents)
-    .bind(&*record.envelope.payload)
-    .execute(conn)
-    .await?;
-    Ok(())
+    .bind(partition)
+    .fetch_one(conn)
+    .await
 }
 
-async fn insert_left_over(conn: &mut MySqlConnection, message: &LeftOver, contents: &str) -> sqlx::Result<()> {
+async fn insert(conn: &mut MySqlConnection, message: &LeftOver, available_at: i64, contents: &str) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO saga_outbox_message (
             partition_no,
@@ -333,7 +324,7 @@ async fn insert_left_over(conn: &mut MySqlConnection, message: &LeftOver, conten
             ?,
             ?,
             ?,
-            0,
+            ?,
             ?,
             ?,
             ?,
@@ -345,6 +336,7 @@ async fn insert_left_over(conn: &mut MySqlConnection, message: &LeftOver, conten
     .bind(message.id.stream)
     .bind(message.id.commit_number)
     .bind(message.id.index)
+    .bind(available_at)
     .bind(message.aggregate_type.as_bytes())
     .bind(message.aggregate_id.as_bytes())
     .bind(contents)

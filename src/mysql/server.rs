@@ -2,7 +2,7 @@
 
 use sqlx::{MySql, MySqlConnection, Pool, Row};
 
-use super::{MySqlStore, classify};
+use super::{MySqlStore, classify, global_order};
 use crate::codec::check_size;
 use crate::error::Result;
 
@@ -42,9 +42,11 @@ impl MySqlStore {
     }
 
     async fn ask(&self, conn: &mut MySqlConnection) -> Result<Server> {
-        let doing = "looking how the store is set up";
-        self.check_global_order(conn).await?;
-        let max_packet_bytes = max_packet_bytes(conn).await.map_err(|error| classify(doing, error))?;
+        if !self.globally_ordered {
+            global_order::check_none(conn).await?;
+        }
+        let max_packet_bytes = max_packet_bytes(conn).await;
+        let max_packet_bytes = max_packet_bytes.map_err(|error| classify("asking for max_allowed_packet", error))?;
         Ok(Server { max_packet_bytes })
     }
 }
