@@ -1,5 +1,6 @@
-//! A saga in 40 lines: a counter that pays out at three, kept in an SQLite file.
-use sagastore::{Envelope, Inbound, InstanceId, MessageId, Persister, Saga, message_types, migrate};
+//! A loyalty card that pays out at three stamps, kept in an SQLite file. Each purchase is delivered
+//! twice and stamps the card once.
+use sagastore::{Envelope, Executed, Inbound, InstanceId, MessageId, Persister, Saga, message_types, migrate};
 use serde::{Deserialize, Serialize};
 use sqlx::{Sqlite, SqlitePool, sqlite::SqliteConnectOptions};
 
@@ -17,7 +18,7 @@ message_types!(Command { PayOut: "PayOut" 1 });
 
 struct LoyaltyCard;
 impl Saga for LoyaltyCard {
-    type Data = u32;
+    type Data = u32; // stamps
     type Event = Event;
     fn persistence_key(&self) -> &str {
         "loyalty-card"
@@ -31,25 +32,30 @@ impl Saga for LoyaltyCard {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let file = SqliteConnectOptions::new().filename(folder.path().join("cards.db")).create_if_missing(true);
     let pool = SqlitePool::connect_with(file).await?;
     println!("{:?}", migrate(&pool).await?);
+
     let (persister, card) = (Persister::<Sqlite>::new(), InstanceId::new("card-7")?);
-    let purchases: Vec<MessageId> = (0..3).map(|_| MessageId::new()).collect();
+    let purchases = [(); 3].map(|()| MessageId::new());
     for purchase in purchases.iter().chain(&purchases) {
-        let stamp = persister.execute(&pool, &LoyaltyCard, &card, Some(Inbound::from(*purchase)), |unit| {
+        let stamped = persister.execute(&pool, &LoyaltyCard, &card, Some(Inbound::from(*purchase)), |unit| {
             unit.publish(Event::Stamped)?;
-            if unit.instance().data == 3 {
-                unit.execute_to(&Command::PayOut { stamps: 3 }, "till")?;
+            let stamps = unit.instance().data;
+            if stamps == 3 {
+                unit.execute_to(&Command::PayOut { stamps }, "till")?;
             }
-            Ok::<_, sagastore::Error>(unit.instance().data)
+            Ok::<_, sagastore::Error>(stamps)
         });
-        println!("{purchase}: {:?}", stamp.await?);
+        match stamped.await? {
+            Executed::Done { value: stamps, .. } => println!("{purchase}: {stamps} stamps"),
+            Executed::AlreadyHandled(first) => println!("{purchase}: made revision {} before", first.revision),
+        }
     }
-    let mut conn = pool.acquire().await?;
-    let loaded = persister.load_instance(&LoyaltyCard, &mut conn, &card).await?.ok_or("the card is there")?;
-    assert_eq!((loaded.instance().data, loaded.instance().revision.get()), (3, 3));
+
+    let loaded = persister.load_instance(&LoyaltyCard, &mut *pool.acquire().await?, &card).await?;
+    assert_eq!(loaded.map(|unit| (unit.instance().data, unit.instance().revision.get())), Some((3, 3)));
     Ok(())
 }
