@@ -7,6 +7,7 @@ use sqlx::{Database, Pool};
 
 use crate::envelope::RecordedEvent;
 use crate::error::Result;
+use crate::guarded_connection::GuardedConnection;
 use crate::ids::Offset;
 use crate::message_store::MessageStore;
 use crate::stream_name::StreamName;
@@ -77,12 +78,11 @@ impl EventStream {
     /// As [`try_next`](Self::try_next).
     pub async fn next<DB: Database>(&mut self, store: &dyn MessageStore<DB>, pool: &Pool<DB>) -> Result<RecordedEvent> {
         loop {
-            let found = {
-                let conn = pool.acquire().await;
-                let mut conn = conn.map_err(|error| store.classify("waiting for an event", error))?;
-                self.try_next(store, &mut conn).await?
-            };
-            match found {
+            let conn = pool.acquire().await.map_err(|error| store.classify("waiting for an event", error))?;
+            let mut conn = GuardedConnection::new(conn, store);
+            let found = self.try_next(store, &mut conn).await;
+            conn.release();
+            match found? {
                 Some(event) => return Ok(event),
                 None => tokio::time::sleep(self.poll_interval).await,
             }

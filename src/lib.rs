@@ -10,6 +10,7 @@ mod envelope;
 mod error;
 mod event_stream;
 mod global_order;
+mod guarded_connection;
 mod ids;
 mod limits;
 mod load_answer;

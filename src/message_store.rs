@@ -113,6 +113,12 @@ pub trait MessageStore<DB: Database>: Send + Sync {
         None
     }
 
+    /// False if a call, or the beginning of a transaction, that is dropped half-way can leave the
+    /// connection unfit for its next user: hanging, or in a transaction of which the driver knows nothing.
+    fn survives_dropped_calls(&self) -> bool {
+        true
+    }
+
     /// Turns an error of the driver into one of this crate, by the database's codes.
     fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {
         Error::Storage { doing, source: error.into() }

@@ -57,6 +57,10 @@ pub trait StreamTables<DB: Database>: Send + Sync {
 
     fn begin_statement(&self) -> Option<&'static str>;
 
+    fn survives_dropped_calls(&self) -> bool {
+        true
+    }
+
     fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error;
 }
 
@@ -157,6 +161,10 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
 
     fn begin_statement(&self) -> Option<&'static str> {
         StreamTables::begin_statement(self)
+    }
+
+    fn survives_dropped_calls(&self) -> bool {
+        StreamTables::survives_dropped_calls(self)
     }
 
     fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {

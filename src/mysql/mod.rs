@@ -20,10 +20,13 @@ mod commit;
 mod global_order;
 mod load;
 mod outbox;
+mod pool;
 mod read;
 mod schema;
 mod server;
 mod snapshot;
+
+pub use pool::after_release;
 
 /// Streams, snapshots and outbox in MySQL or MariaDB, on InnoDB.
 ///
@@ -173,6 +176,12 @@ impl StreamTables<MySql> for MySqlStore {
 
     fn begin_statement(&self) -> Option<&'static str> {
         Some("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION")
+    }
+
+    /// sqlx counts a transaction only once the server has answered, and forgets which answers to a
+    /// statement that is being prepared are still to come.
+    fn survives_dropped_calls(&self) -> bool {
+        false
     }
 
     fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {

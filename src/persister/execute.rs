@@ -7,6 +7,7 @@ use sqlx::{Database, Pool};
 use super::{Attempt, Begun, Finished, Persister};
 use crate::envelope::Inbound;
 use crate::error::Error;
+use crate::guarded_connection::GuardedConnection;
 use crate::ids::InstanceId;
 use crate::recorder::Outbox;
 use crate::saga::Saga;
@@ -88,14 +89,34 @@ impl<DB: Database> Persister<DB> {
         E: From<Error>,
         F: FnMut(&mut UnitOfWork<'_, S>) -> Result<R, E>,
     {
-        let mut conn = pool.acquire().await.map_err(self.classify("taking a connection for a unit of work"))?;
-        let mut unit = match self.load(saga, &mut conn, Outbox, id, message).await {
+        let conn = pool.acquire().await.map_err(self.classify("taking a connection for a unit of work"))?;
+        let mut conn = GuardedConnection::new(conn, self.store());
+        let tried = self.try_on(&mut conn, saga, id, message, decide, conflicts).await;
+        conn.release();
+        tried
+    }
+
+    async fn try_on<S, R, E, F>(
+        &self,
+        conn: &mut DB::Connection,
+        saga: &S,
+        id: &InstanceId,
+        message: Option<Inbound>,
+        decide: &mut F,
+        conflicts: u32,
+    ) -> Result<Tried<R>, E>
+    where
+        S: Saga,
+        E: From<Error>,
+        F: FnMut(&mut UnitOfWork<'_, S>) -> Result<R, E>,
+    {
+        let mut unit = match self.load(saga, conn, Outbox, id, message).await {
             Ok(Begun::Unit(unit)) => unit,
             Ok(Begun::AlreadyHandled(handled)) => return Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
             Err(error) => return lost_or(error),
         };
         let value = decide(&mut unit)?;
-        match self.save_alone(&mut conn, unit).await {
+        match self.save_alone(conn, unit).await {
             Ok(Saved::AlreadyHandled(handled)) => Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
             Ok(saved) => Ok(Tried::Ended(Executed::Done { value, saved, conflicts })),
             Err(error) => lost_or(error),

@@ -166,9 +166,18 @@ impl<DB: Database> Persister<DB> {
     /// # Errors
     /// The database's.
     pub async fn begin(&self, pool: &Pool<DB>) -> Result<Transaction<'static, DB>> {
-        let begun = match self.store.begin_statement() {
-            Some(statement) => pool.begin_with(statement).await,
-            None => pool.begin().await,
+        let (pool, statement) = (pool.clone(), self.store.begin_statement());
+        let begin = async move {
+            match statement {
+                Some(statement) => pool.begin_with(statement).await,
+                None => pool.begin().await,
+            }
+        };
+        let begun = if self.store.survives_dropped_calls() {
+            begin.await
+        } else {
+            // On a task of its own it is carried through whatever becomes of this call.
+            tokio::spawn(begin).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
         };
         begun.map_err(|error| self.store.classify("beginning a transaction", error))
     }

@@ -113,6 +113,11 @@ impl StreamTables<Postgres> for PostgresStore {
         None
     }
 
+    /// sqlx counts a transaction only once the server has answered.
+    fn survives_dropped_calls(&self) -> bool {
+        false
+    }
+
     fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {
         classify(doing, error)
     }

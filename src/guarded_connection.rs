@@ -1,0 +1,48 @@
+//! Connections of which a dropped call must not spoil the next one.
+
+use std::ops::{Deref, DerefMut};
+
+use sqlx::Database;
+use sqlx::pool::PoolConnection;
+
+use crate::message_store::MessageStore;
+
+/// A connection that is closed, where the database needs it, unless it is [released](Self::release):
+/// whoever is dropped while using it does not give it back.
+pub(crate) struct GuardedConnection<DB: Database> {
+    conn: PoolConnection<DB>,
+    close: bool,
+}
+
+impl<DB: Database> GuardedConnection<DB> {
+    pub(crate) fn new(conn: PoolConnection<DB>, store: &dyn MessageStore<DB>) -> Self {
+        Self { conn, close: !store.survives_dropped_calls() }
+    }
+
+    /// Gives it back to its pool.
+    pub(crate) fn release(mut self) {
+        self.close = false;
+    }
+}
+
+impl<DB: Database> Drop for GuardedConnection<DB> {
+    fn drop(&mut self) {
+        if self.close {
+            self.conn.close_on_drop();
+        }
+    }
+}
+
+impl<DB: Database> Deref for GuardedConnection<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &Self::Target {
+        &self.conn
+    }
+}
+
+impl<DB: Database> DerefMut for GuardedConnection<DB> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.conn
+    }
+}
