@@ -30,28 +30,32 @@
 
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
-
 #[allow(dead_code, reason = "a box of tools, of which not all are in use at all times")]
 mod harness;
 
 mod consumer;
 mod event_stream;
+mod failures;
 mod global_order;
 mod large_units;
 mod message_store;
-
-/// How many trials run at once, unless the command line says otherwise.
-const TEST_THREADS: usize = 4;
+mod migrations;
+mod transactions;
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = arguments.test_threads.or(Some(TEST_THREADS));
+    let command_line = harness::CommandLine::read();
     let mut suite = harness::Suite::new();
-    for clauses in
-        [consumer::clauses, event_stream::clauses, global_order::clauses, large_units::clauses, message_store::clauses]
-    {
+    for clauses in [
+        consumer::clauses,
+        event_stream::clauses,
+        failures::clauses,
+        global_order::clauses,
+        large_units::clauses,
+        message_store::clauses,
+        migrations::clauses,
+        transactions::clauses,
+    ] {
         clauses(&mut suite);
     }
-    suite.run(&arguments)
+    suite.run(&command_line)
 }

@@ -1,5 +1,7 @@
 //! What every clause is run by.
 
+mod arguments;
+mod cut;
 mod databases;
 mod invariants;
 mod mode;
@@ -13,6 +15,8 @@ mod subject;
 mod suite;
 mod test_db;
 
+pub(crate) use arguments::CommandLine;
+pub(crate) use cut::cut_after;
 pub(crate) use mode::*;
 #[allow(unused_imports, reason = "a tool for clauses with more than one database")]
 pub(crate) use subject::{Subject, unique_name};

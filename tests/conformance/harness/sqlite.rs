@@ -39,6 +39,8 @@ impl Subject for Sqlite {
         let options = SqlitePoolOptions::new()
             .max_connections(if in_memory { 1 } else { connections })
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // In memory, a call that is dropped while its connection is tested would close the database.
+            .test_before_acquire(!in_memory)
             .idle_timeout(None)
             .max_lifetime(None);
         Ok(options.connect_with(home.options.clone()).await?)

@@ -5,11 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 
 use super::databases::{Availability, Databases};
 use super::mode::{Kind, Mode};
-use super::{Clause, Subject, TestDb, scaled};
+use super::{Clause, CommandLine, Subject, TestDb, scaled};
 
 /// How long a clause may take.
 fn limit() -> Duration {
@@ -65,7 +65,9 @@ impl Suite {
         }));
     }
 
-    pub(crate) fn run(mut self, arguments: &Arguments) -> ExitCode {
+    pub(crate) fn run(mut self, command_line: &CommandLine) -> ExitCode {
+        let arguments = &command_line.arguments;
+        self.trials.retain(|trial| command_line.chooses(trial.name()));
         self.trials.sort_by(|a, b| a.name().cmp(b.name()));
         let conclusion = libtest_mimic::run(arguments, self.trials);
         if !arguments.list {
