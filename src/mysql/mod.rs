@@ -40,6 +40,8 @@ pub use pool::after_release;
 /// for the default [`Limits`]). The store asks for it before its first write, and refuses what would
 /// not fit with [`Error::TooLarge`]; [`check_packet_limit`](Self::check_packet_limit) tells at start.
 ///
+/// Where calls may be dropped half-way, give the pool [`after_release`].
+///
 /// What a store and its clones have learned from the server they remember: use one per database.
 #[derive(Clone, Debug, Default)]
 pub struct MySqlStore {

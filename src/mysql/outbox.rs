@@ -318,18 +318,7 @@ async fn insert(conn: &mut MySqlConnection, message: &LeftOver, available_at: i6
             contents,
             body
         )
-        VALUES (
-            ?,
-            ?,
-            ?,
-            ?,
-            ?,
-            ?,
-            ?,
-            ?,
-            ?,
-            ?
-        )",
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(message.partition)
     .bind(message.id.recorded_at)

@@ -60,3 +60,20 @@ fn check_packet(bytes: usize, limit: usize) -> Result<()> {
     let size = bytes.saturating_add(PACKET_OVERHEAD);
     check_size("packet in bytes, by the server's max_allowed_packet,", size, limit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::limits::MAX_UNIT_BYTES;
+
+    #[test]
+    fn the_largest_unit_of_work_fits_into_the_smallest_default_packet() {
+        const MARIADB_DEFAULT: usize = 16 * 1024 * 1024;
+        assert!(check_packet(MAX_UNIT_BYTES, MARIADB_DEFAULT).is_ok());
+        let limit = MARIADB_DEFAULT / 2;
+        assert!(matches!(check_packet(MAX_UNIT_BYTES, limit), Err(Error::TooLarge { .. })));
+        assert!(check_packet(limit - PACKET_OVERHEAD, limit).is_ok());
+        assert!(check_packet(limit - PACKET_OVERHEAD + 1, limit).is_err());
+    }
+}

@@ -7,7 +7,7 @@ use sagastore::{Error, GlobalEvent, GlobalPosition, GloballyOrderedStore, Messag
 use tokio::task::JoinSet;
 
 use crate::harness::sample::{command, event, events, stream};
-use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses, scaled};
+use crate::harness::{Clause, Kind, Mode, Subject, TestDb, assert_error, clauses, scaled};
 
 clauses! {
     all_events_come_once_in_a_rising_order_that_keeps_each_stream: GLOBAL_ORDER,
@@ -20,6 +20,9 @@ clauses! {
     an_event_of_an_older_open_transaction_is_never_skipped: POSTGRES,
     a_stream_is_never_inverted_by_an_old_transaction: POSTGRES,
     data_from_another_cluster_is_refused_until_it_is_rebased: POSTGRES,
+    without_the_option_there_is_no_global_order: MYSQL,
+    switching_on_gives_the_commits_that_are_there_their_places: MYSQL,
+    a_store_that_does_not_agree_with_its_database_refuses_to_write: MYSQL,
 }
 
 /// Reads all that comes after `after`, so many at once.
@@ -141,12 +144,16 @@ async fn positions_above_32_bits_are_exact<DB: Subject>(db: TestDb<DB>) -> Claus
             Kind::Sqlite => {
                 db.sql(format!("UPDATE sqlite_sequence SET seq = {} WHERE name = 'saga_commit'", start - 1)).await?
             }
-            _ => db.sql(format!("ALTER TABLE saga_commit ALTER COLUMN position RESTART WITH {start}")).await?,
+            Kind::Mysql => db.sql(format!("UPDATE saga_global_order SET position = {}", start - 1)).await?,
+            Kind::Postgres => {
+                db.sql(format!("ALTER TABLE saga_commit ALTER COLUMN position RESTART WITH {start}")).await?
+            }
         };
         for position in start..start + 2 {
             db.append(&name, end, &[event(end), event(end + 1)]).await?;
             end += 2;
-            assert_eq!(db.count("SELECT MAX(position) FROM saga_commit").await?, position);
+            let table = if DB::KIND == Kind::Mysql { "saga_position" } else { "saga_commit" };
+            assert_eq!(db.count(format!("SELECT MAX(position) FROM {table}")).await?, position);
         }
     }
     let found = read_all(&db, usize::try_from(end)?).await?;
@@ -302,5 +309,65 @@ async fn data_from_another_cluster_is_refused_until_it_is_rebased<DB: Subject>(d
         let there = format!("{}:{}:{}:{}", parts[0], parts[1].parse::<i64>()? + AHEAD, parts[2], parts[3]);
         assert_eq!(read_after(&db, there.parse()?, 3).await?, found[at + 1..], "after {there}");
     }
+    Ok(())
+}
+
+/// A store with the option, on a database that may not have it.
+fn ordered<DB: Subject>() -> DB::Store {
+    DB::store(Mode::MysqlOrdered)
+}
+
+async fn without_the_option_there_is_no_global_order<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.append(&stream("a"), 0, &events(1)).await?;
+    let mut conn = db.conn().await?;
+    for store in [db.store(), ordered::<DB>()] {
+        let read = store.read_global(&mut conn, GlobalPosition::START, 10).await;
+        assert_error!(read, Error::Unsupported { .. });
+        assert_error!(store.global_tail(&mut conn).await, Error::Unsupported { .. });
+    }
+    Ok(())
+}
+
+async fn switching_on_gives_the_commits_that_are_there_their_places<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let mut written = write_in_turn(&db).await?;
+    // A commit that is being written belongs to them.
+    let mut late = db.begin().await?;
+    let messages = events(2);
+    db.store().append_messages(&mut late, &stream("late"), Offset::ZERO, &messages).await?;
+    written.extend(messages.iter().map(|message| message.message_id));
+    let switching = tokio::spawn({
+        let db = db.clone();
+        async move { DB::set_up(db.pool(), Mode::MysqlOrdered).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!switching.is_finished(), "it waits for the open transaction");
+    late.commit().await?;
+    switching.await??;
+    DB::set_up(db.pool(), Mode::MysqlOrdered).await?;
+
+    let (store, mut tx, messages) = (ordered::<DB>(), db.begin().await?, events(1));
+    store.append_messages(&mut tx, &stream("late"), Offset::of(2), &messages).await?;
+    written.extend(messages.iter().map(|message| message.message_id));
+    tx.commit().await?;
+    let found = store.read_global(&mut *db.conn().await?, GlobalPosition::START, 1000).await?;
+    assert_order(&found);
+    assert_eq!(ids(&found), written);
+    Ok(())
+}
+
+async fn a_store_that_does_not_agree_with_its_database_refuses_to_write<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (name, messages) = (stream("a"), events(1));
+    let mut tx = db.begin().await?;
+    let early = ordered::<DB>().append_messages(&mut tx, &name, Offset::ZERO, &messages).await;
+    assert_error!(early, Error::Unsupported { .. });
+    tx.rollback().await?;
+    assert_eq!(db.events(&name).await?, None);
+
+    DB::set_up(db.pool(), Mode::MysqlOrdered).await?;
+    assert_error!(db.append(&name, 0, &messages).await, Error::Unsupported { .. });
+    let mut tx = db.begin().await?;
+    ordered::<DB>().append_messages(&mut tx, &name, Offset::ZERO, &messages).await?;
+    tx.commit().await?;
+    assert_eq!(ordered::<DB>().read_global(&mut *db.conn().await?, GlobalPosition::START, 10).await?.len(), 1);
     Ok(())
 }

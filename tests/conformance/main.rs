@@ -38,6 +38,7 @@ mod event_stream;
 mod failures;
 mod global_order;
 mod large_units;
+mod load;
 mod message_store;
 mod migrations;
 mod transactions;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         failures::clauses,
         global_order::clauses,
         large_units::clauses,
+        load::clauses,
         message_store::clauses,
         migrations::clauses,
         transactions::clauses,

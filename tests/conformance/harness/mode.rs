@@ -54,6 +54,8 @@ pub(crate) enum Mode {
     /// Without prepared statements, as behind a pooler of transactions.
     PostgresUnprepared,
     Mysql,
+    /// With a global order, which is an option there.
+    MysqlOrdered,
 }
 
 impl Mode {
@@ -61,7 +63,7 @@ impl Mode {
         match self {
             Self::SqliteFile | Self::SqliteMemory | Self::SqliteParts => Kind::Sqlite,
             Self::Postgres | Self::PostgresUnprepared => Kind::Postgres,
-            Self::Mysql => Kind::Mysql,
+            Self::Mysql | Self::MysqlOrdered => Kind::Mysql,
         }
     }
 }
@@ -75,6 +77,7 @@ impl fmt::Display for Mode {
             Self::Postgres => "postgres",
             Self::PostgresUnprepared => "postgres_unprepared",
             Self::Mysql => "mysql",
+            Self::MysqlOrdered => "mysql_ordered",
         })
     }
 }
@@ -91,10 +94,11 @@ pub(crate) const SEVERAL_CONNECTIONS: &[Mode] = &[Mode::SqliteFile, Mode::Sqlite
 pub(crate) const SERVERS: &[Mode] = &[Mode::Postgres, Mode::Mysql];
 /// With the built-in store doing all in one.
 pub(crate) const FUSED: &[Mode] = &[Mode::SqliteFile, Mode::SqliteMemory, Mode::Postgres, Mode::Mysql];
-/// Where all events have one order without being asked for it.
-pub(crate) const GLOBAL_ORDER: &[Mode] = &[Mode::SqliteFile, Mode::SqliteMemory, Mode::SqliteParts, Mode::Postgres];
+/// Where all events have one order.
+pub(crate) const GLOBAL_ORDER: &[Mode] =
+    &[Mode::SqliteFile, Mode::SqliteMemory, Mode::SqliteParts, Mode::Postgres, Mode::MysqlOrdered];
 /// As the one before, with several connections.
-pub(crate) const GLOBAL_ORDER_SEVERAL_CONNECTIONS: &[Mode] = &[Mode::SqliteFile, Mode::Postgres];
+pub(crate) const GLOBAL_ORDER_SEVERAL_CONNECTIONS: &[Mode] = &[Mode::SqliteFile, Mode::Postgres, Mode::MysqlOrdered];
 pub(crate) const SQLITE: &[Mode] = &[Mode::SqliteFile, Mode::SqliteMemory, Mode::SqliteParts];
 pub(crate) const SQLITE_FILE: &[Mode] = &[Mode::SqliteFile];
 pub(crate) const POSTGRES: &[Mode] = &[Mode::Postgres];

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sagastore::mysql::MySqlStore;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow};
 use sqlx::{ConnectOptions, Connection, MySql, MySqlConnection, Pool};
 
@@ -47,6 +48,18 @@ impl Subject for MySql {
         conn.close().await?;
         let options = server_url(Kind::Mysql)?.parse::<MySqlConnectOptions>()?.database(&name);
         Ok(Home { mode, options, name, folder: None })
+    }
+
+    async fn set_up(pool: &Pool<Self>, mode: Mode) -> anyhow::Result<()> {
+        if mode == Mode::MysqlOrdered {
+            MySqlStore::enable_global_order(pool).await?;
+        }
+        Ok(())
+    }
+
+    fn store(mode: Mode) -> MySqlStore {
+        let store = MySqlStore::default();
+        if mode == Mode::MysqlOrdered { store.with_global_order() } else { store }
     }
 
     async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {

@@ -19,6 +19,16 @@ pub(crate) trait Subject: Backend {
     /// Creates an empty database, or a schema, of a clause's own, under any name.
     fn create(mode: Mode, name: String) -> impl Future<Output = anyhow::Result<Home<Self>>> + Send;
 
+    /// Readies the migrated database for its mode.
+    fn set_up(_: &Pool<Self>, _: Mode) -> impl Future<Output = anyhow::Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// The built-in store, as the mode has it.
+    fn store(_: Mode) -> <Self as Backend>::Store {
+        <Self as Backend>::Store::default()
+    }
+
     /// Connects to it once more.
     fn connect(home: &Home<Self>, connections: u32) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
 

@@ -45,6 +45,7 @@ impl<DB: Subject> TestDb<DB> {
         let home = DB::create(mode, name).await?;
         let pool = DB::connect(&home, CONNECTIONS).await?;
         let _ = migrate(&pool).await?;
+        DB::set_up(&pool, mode).await?;
         let other_pools = Mutex::default();
         let inner = Inner { home, pool, other_pools, damaged: AtomicBool::new(false), relayed: AtomicBool::new(false) };
         Ok(Self(Arc::new(inner)))
@@ -92,12 +93,12 @@ impl<DB: Subject> TestDb<DB> {
     }
 
     pub(crate) fn store(&self) -> <DB as Backend>::Store {
-        <DB as Backend>::Store::default()
+        DB::store(self.mode())
     }
 
     /// A persister with all defaults; of separate parts where the mode says so.
     pub(crate) fn persister(&self) -> Persister<DB> {
-        let persister = Persister::new();
+        let persister = Persister::with_store(Arc::new(self.store()));
         if self.mode() != Mode::SqliteParts {
             return persister;
         }
