@@ -80,9 +80,10 @@ pub trait MessageStore<DB: Database>: Send + Sync {
         after: CommitNumber,
     ) -> Result<CommitPage>;
 
-    /// Writes one unit of work whole, if its stream still ends where it was loaded. False means
-    /// that it does not (or that the message was handled meanwhile), that nothing was written, and
-    /// that the transaction is still usable.
+    /// Writes one unit of work whole, if its stream still ends with the very commit with which it was
+    /// loaded. False means that it does not (or that the message was handled meanwhile), that nothing was
+    /// written, and that the transaction is still usable. A longer stream is not the only way to lose: the
+    /// unit of work may have been loaded in a transaction that wrote to the stream and was rolled back.
     ///
     /// # Errors
     /// The database's.
@@ -164,11 +165,18 @@ pub struct Head {
     pub recorded_at: Timestamp,
     /// The order token of its last commit.
     pub order_token: i64,
+    /// The checksum of its last commit.
+    pub checksum: u32,
     /// The instance is completed.
     pub completed: bool,
 }
 
 impl Head {
+    /// No commit is there yet.
+    pub fn is_at_start(&self) -> bool {
+        self.commit_number == CommitNumber::ZERO
+    }
+
     /// The head after `commit`.
     pub(crate) fn after(key: Option<i64>, commit: &StoredCommit) -> Result<Self> {
         Ok(Self {
@@ -177,6 +185,7 @@ impl Head {
             next_offset: commit.end()?,
             recorded_at: commit.recorded_at,
             order_token: commit.order_token,
+            checksum: commit.checksum,
             completed: commit.completed,
         })
     }

@@ -73,14 +73,15 @@ pub(crate) fn commit(stream: &StreamName, columns: CommitColumns) -> Result<Stor
 /// The place that a commit without contents stands for.
 pub(crate) fn head(stream: &StreamName, key: Option<i64>, columns: &CommitColumns) -> Result<Head> {
     let first = offset(stream, columns.first_offset)?;
-    let events = u64::try_from(columns.event_count);
-    let events = events.map_err(|_| Error::corrupt(stream, first, "its number of events is negative"))?;
+    let damaged = |detail: &str| Error::corrupt(stream, first, detail);
+    let events = u64::try_from(columns.event_count).map_err(|_| damaged("its number of events is negative"))?;
     Ok(Head {
         key,
         commit_number: commit_number(stream, columns.commit_no)?,
         next_offset: first.checked_add(events)?,
         recorded_at: Timestamp::from_micros(columns.recorded_at),
         order_token: columns.order_token,
+        checksum: columns.checksum.try_into().map_err(|_| damaged("its checksum is out of range"))?,
         completed: columns.completed,
     })
 }

@@ -34,7 +34,7 @@ pub(super) async fn commit_in_one_statement(
     conn: &mut MySqlConnection,
     unit: &UnitCommit<'_>,
 ) -> Result<Option<bool>> {
-    let known = unit.head.key.is_some() && !store.globally_ordered;
+    let known = !unit.head.is_at_start() && !store.globally_ordered;
     let one = known && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
     if one { insert_commit(store, conn, unit).await.map(Some) } else { Ok(None) }
 }
@@ -44,14 +44,15 @@ async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &Un
     let number = unit.commit_number()?.to_i64();
     store.check_write(conn, unit.encoded.body.len().saturating_add(unit.encoded.contents.len())).await?;
     let key = match unit.head.key {
-        Some(key) => key,
-        None => {
+        Some(key) if !unit.head.is_at_start() => key,
+        _ => {
             let ensured = ensure_stream(conn, &unit.stream.name, Some(unit.stream)).await;
             ensured.map_err(|error| classify(doing, error))?
         }
     };
     match insert(conn, unit, key, number).await {
-        Ok(()) => {}
+        Ok(true) => {}
+        Ok(false) => return Ok(false),
         Err(error) if is_duplicate(&error) => return Ok(false),
         Err(error) => return Err(classify(doing, error)),
     }
@@ -60,8 +61,9 @@ async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &Un
 }
 
 /// Fails with a duplicate key if another writer was faster, or the message was handled meanwhile.
-async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<()> {
-    sqlx::query(
+async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<bool> {
+    let head = unit.head;
+    let inserted = sqlx::query(
         "INSERT INTO saga_commit (
             stream_id,
             commit_no,
@@ -78,7 +80,7 @@ async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, num
             contents,
             body
         )
-        VALUES (
+        SELECT
             ?,
             ?,
             ?,
@@ -88,30 +90,46 @@ async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, num
             ?,
             ?,
             ?,
-            GREATEST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), CAST(? AS SIGNED) + 1),
-            CASE WHEN ? THEN recorded_at END,
+            clock.now,
+            CASE WHEN ? THEN clock.now END,
             ?,
             ?,
             ?
-        )",
+        FROM (
+            SELECT GREATEST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), CAST(? AS SIGNED) + 1) AS now
+        ) AS clock
+        WHERE ?
+            OR EXISTS (
+                SELECT 1
+                FROM saga_commit AS head
+                WHERE head.stream_id = ?
+                    AND head.commit_no = ?
+                    AND head.recorded_at = ?
+                    AND head.checksum = ?
+            )",
     )
     .bind(key)
     .bind(number)
-    .bind(unit.head.next_offset.to_i64())
+    .bind(head.next_offset.to_i64())
     .bind(unit.encoded.event_count)
     .bind(unit.encoded.message_count)
     .bind(unit.completed)
     .bind(unit.handled.map(|id| id.as_uuid()))
     .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
     .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))
-    .bind(unit.head.recorded_at.as_micros())
     .bind(unit.is_marked())
     .bind(unit.encoded.checksum)
     .bind(unit.encoded.contents.as_str())
     .bind(unit.encoded.body.as_slice())
+    .bind(head.recorded_at.as_micros())
+    .bind(head.is_at_start())
+    .bind(key)
+    .bind(head.commit_number.to_i64())
+    .bind(head.recorded_at.as_micros())
+    .bind(head.checksum)
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(inserted.rows_affected() == 1)
 }
 
 async fn mark_completed(conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<()> {

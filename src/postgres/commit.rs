@@ -54,7 +54,7 @@ async fn insert(conn: &mut PgConnection, unit: &UnitCommit<'_>, key: i64, number
                 contents,
                 body
             )
-            VALUES (
+            SELECT
                 $1,
                 $2,
                 $3,
@@ -69,7 +69,21 @@ async fn insert(conn: &mut PgConnection, unit: &UnitCommit<'_>, key: i64, number
                 $13,
                 $14,
                 $15
-            )
+            WHERE CASE
+                WHEN $2 = 1 THEN EXISTS (
+                    SELECT 1
+                    FROM saga_stream
+                    WHERE stream_id = $1
+                )
+                ELSE EXISTS (
+                    SELECT 1
+                    FROM saga_commit
+                    WHERE stream_id = $1
+                        AND commit_no = $2 - 1
+                        AND recorded_at = $11
+                        AND checksum = $16
+                )
+            END
             ON CONFLICT DO NOTHING
             RETURNING
                 stream_id,
@@ -109,6 +123,7 @@ async fn insert(conn: &mut PgConnection, unit: &UnitCommit<'_>, key: i64, number
     .bind(i64::from(unit.encoded.checksum))
     .bind(unit.encoded.contents.as_str())
     .bind(unit.encoded.body.as_slice())
+    .bind(i64::from(unit.head.checksum))
     .fetch_all(conn)
     .await?;
     Ok(!written.is_empty())

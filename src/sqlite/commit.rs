@@ -26,7 +26,7 @@ pub(super) async fn commit_in_one_statement(
     conn: &mut SqliteConnection,
     unit: &UnitCommit<'_>,
 ) -> Result<Option<bool>> {
-    let one = unit.head.key.is_some() && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
+    let one = !unit.head.is_at_start() && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
     if one { insert_commit(conn, unit).await.map(Some) } else { Ok(None) }
 }
 
@@ -40,8 +40,8 @@ async fn insert_commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Re
 }
 
 async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64) -> sqlx::Result<bool> {
-    let name = unit.stream.name.as_str();
-    if unit.head.key.is_none() {
+    let head = unit.head;
+    if head.is_at_start() {
         ensure_stream(conn, &unit.stream.name, Some(unit.stream)).await?;
     }
     let inserted = sqlx::query(
@@ -62,7 +62,7 @@ async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64)
             body
         )
         SELECT
-            COALESCE(?1, (SELECT stream_id FROM saga_stream WHERE stream_name = ?2)),
+            s.stream_id,
             ?3,
             ?4,
             ?5,
@@ -79,20 +79,30 @@ async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64)
         FROM (
             SELECT MAX(CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER), ?11 + 1) AS now
         ) AS clock
-        WHERE TRUE
+        JOIN saga_stream AS s
+            ON s.stream_name = ?1
+        WHERE ?2 IS NULL
+            OR EXISTS (
+                SELECT 1
+                FROM saga_commit AS head
+                WHERE head.stream_id = s.stream_id
+                    AND head.commit_no = ?3 - 1
+                    AND head.recorded_at = ?11
+                    AND head.checksum = ?2
+            )
         ON CONFLICT DO NOTHING",
     )
-    .bind(unit.head.key)
-    .bind(unit.head.key.is_none().then_some(name))
+    .bind(unit.stream.name.as_str())
+    .bind((!head.is_at_start()).then_some(head.checksum))
     .bind(number)
-    .bind(unit.head.next_offset.to_i64())
+    .bind(head.next_offset.to_i64())
     .bind(unit.encoded.event_count)
     .bind(unit.encoded.message_count)
     .bind(unit.completed)
     .bind(unit.handled.map(|id| id.as_uuid()))
     .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
     .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))
-    .bind(unit.head.recorded_at.as_micros())
+    .bind(head.recorded_at.as_micros())
     .bind(unit.is_marked())
     .bind(unit.encoded.checksum)
     .bind(unit.encoded.contents.as_str())
