@@ -41,6 +41,8 @@ mod large_units;
 mod load;
 mod message_store;
 mod migrations;
+mod model;
+mod races;
 mod transactions;
 
 fn main() -> ExitCode {
@@ -55,6 +57,8 @@ fn main() -> ExitCode {
         load::clauses,
         message_store::clauses,
         migrations::clauses,
+        model::clauses,
+        races::clauses,
         transactions::clauses,
     ] {
         clauses(&mut suite);

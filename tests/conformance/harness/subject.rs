@@ -135,6 +135,9 @@ macro_rules! as_text {
             if let Ok(number) = row.try_get::<Option<i64>, _>(at) {
                 return Ok(number.map(|number| number.to_string()));
             }
+            if let Ok(number) = row.try_get::<Option<i32>, _>(at) {
+                return Ok(number.map(|number| number.to_string()));
+            }
             let bytes = row.try_get_unchecked::<Option<Vec<u8>>, _>(at)?;
             Ok(bytes.map(String::from_utf8).transpose()?)
         }
