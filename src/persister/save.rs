@@ -1,6 +1,6 @@
 //! Saving: the commit, the snapshot that is due, and what a lost race means.
 
-use sqlx::{Database, Transaction};
+use sqlx::{Connection, Database, Transaction};
 
 use super::load::as_handled;
 use super::{Persister, Snapshots};
@@ -27,8 +27,9 @@ impl<DB: Database> Persister<DB> {
     /// Saves a unit of work inside the caller's transaction: all of it, or nothing. Without anything
     /// recorded, and without a handled message, nothing is written.
     ///
-    /// The unit of work is one row of the database, so even a caller who drops this call half-way and
-    /// then commits leaves the unit whole or absent.
+    /// The unit of work is one row of the database, or, with a repository of its own for snapshots or
+    /// outbox, inside a savepoint: even a caller who drops this call half-way, or goes on after an
+    /// error, and then commits leaves the unit whole or absent.
     ///
     /// # Errors
     /// [`Error::Conflict`] if another writer was faster: nothing is written, and the transaction is still
@@ -42,11 +43,13 @@ impl<DB: Database> Persister<DB> {
         if prepared.unchanged {
             return Ok(Saved::Unchanged { revision: unit.instance.revision });
         }
-        let commit = self.as_commit(&unit, &prepared);
-        let written = self.store.commit(tx, &commit).await?;
-        if written {
-            self.save_separate_parts(tx, &unit, &prepared).await?;
-        }
+        let written = if self.has_separate_parts(&unit, &prepared) {
+            // A savepoint: also who commits after an error commits no half of it.
+            let part = Connection::begin(&mut **tx).await.map_err(self.classify("beginning a unit of work"))?;
+            self.commit_in_parts(part, &unit, &prepared).await?
+        } else {
+            self.store.commit(tx, &self.as_commit(&unit, &prepared)).await?
+        };
         self.outcome(tx, &unit, written).await
     }
 
@@ -74,17 +77,11 @@ impl<DB: Database> Persister<DB> {
         if prepared.unchanged {
             return Ok(Saved::Unchanged { revision: unit.instance.revision });
         }
-        let commit = self.as_commit(&unit, &prepared);
         let written = if self.has_separate_parts(&unit, &prepared) {
-            let mut tx = self.store.begin(conn).await?;
-            let written = self.store.commit(&mut tx, &commit).await?;
-            if written {
-                self.save_separate_parts(&mut tx, &unit, &prepared).await?;
-            }
-            tx.commit().await.map_err(self.classify("committing a unit of work"))?;
-            written
+            let tx = self.store.begin(conn).await?;
+            self.commit_in_parts(tx, &unit, &prepared).await?
         } else {
-            self.store.commit_alone(conn, &commit).await?
+            self.store.commit_alone(conn, &self.as_commit(&unit, &prepared)).await?
         };
         self.outcome(conn, &unit, written).await
     }
@@ -160,6 +157,21 @@ impl<DB: Database> Persister<DB> {
         let snapshots = matches!(self.snapshots, Snapshots::Separate(_));
         snapshots && (prepared.snapshot.is_some() || prepared.completed)
             || self.outbox.is_some() && unit.recorder.uses_outbox() && prepared.encoded.message_count > 0
+    }
+
+    /// The message store's commit and the separate parts, all or nothing.
+    async fn commit_in_parts<S: Saga, T: Sender>(
+        &self,
+        mut tx: Transaction<'_, DB>,
+        unit: &UnitOfWork<'_, S, T>,
+        prepared: &Prepared,
+    ) -> Result<bool> {
+        let written = self.store.commit(&mut tx, &self.as_commit(unit, prepared)).await?;
+        if written {
+            self.save_separate_parts(&mut tx, unit, prepared).await?;
+        }
+        tx.commit().await.map_err(self.classify("committing a unit of work"))?;
+        Ok(written)
     }
 
     /// What the message store does not keep itself, after its commit and in the same transaction.
