@@ -116,6 +116,7 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         let after = after.unwrap_or(OutboxId::START);
         // The commit of `after` may have been delivered whole: one more than the limit always reaches further.
         let page = self.marked(conn, after, limit.saturating_add(1)).await?;
+        // Read last: what leaves the fast lane meanwhile is then found twice rather than not at all.
         let waiting = self.waiting(conn, after, limit).await?;
         let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut batch = Vec::new();
@@ -129,6 +130,7 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         let end = batch.last().map(|record: &OutboxRecord| record.id).filter(|_| page.cut);
         batch.extend(waiting.into_iter().filter(|record| end.is_none_or(|end| record.id < end)));
         batch.sort_by_key(|record| record.id);
+        batch.dedup_by_key(|record| record.id);
         batch.truncate(wanted);
         Ok(batch)
     }
@@ -169,20 +171,29 @@ async fn acknowledge<DB: Database, T: OutboxTables<DB> + ?Sized>(
     } else {
         tables.marked_messages(tx, &commits).await?.into_iter().collect()
     };
-    let (mut whole, mut gone) = (Vec::new(), 0);
+    let (mut whole, mut of_whole, mut expected, mut gone) = (Vec::new(), Vec::new(), 0, 0);
     for (commit, mut acknowledged) in by_commit {
         acknowledged.sort_unstable();
         acknowledged.dedup();
         let count = u64::try_from(acknowledged.len()).unwrap_or(u64::MAX);
         match marked.get(&commit) {
-            Some(messages) if *messages <= count => whole.push(commit),
+            Some(messages) if *messages <= count => {
+                whole.push(commit);
+                of_whole.extend(acknowledged);
+                expected += messages;
+            }
             Some(_) => gone += split(tables, tx, commit, &acknowledged).await?,
             // The mark is gone: the commit was split before, or is delivered.
             None => slow.extend(acknowledged),
         }
     }
     if !whole.is_empty() {
-        gone += tables.unmark(tx, &whole).await?;
+        let unmarked = tables.unmark(tx, &whole).await?;
+        gone += unmarked;
+        if unmarked < expected {
+            // Another transaction was faster, and may have left a part in the slow lane.
+            slow.extend(of_whole);
+        }
     }
     if !slow.is_empty() {
         gone += tables.delete(tx, &slow).await?;
