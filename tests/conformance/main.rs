@@ -42,7 +42,14 @@ mod load;
 mod message_store;
 mod migrations;
 mod model;
+mod outbox;
+mod outbox_acknowledge;
+mod outbox_batches;
+mod outbox_order;
 mod races;
+mod snapshot;
+mod snapshot_due;
+mod snapshot_faults;
 mod transactions;
 
 fn main() -> ExitCode {
@@ -58,7 +65,14 @@ fn main() -> ExitCode {
         message_store::clauses,
         migrations::clauses,
         model::clauses,
+        outbox::clauses,
+        outbox_acknowledge::clauses,
+        outbox_batches::clauses,
+        outbox_order::clauses,
         races::clauses,
+        snapshot::clauses,
+        snapshot_due::clauses,
+        snapshot_faults::clauses,
         transactions::clauses,
     ] {
         clauses(&mut suite);

@@ -150,8 +150,9 @@ impl<DB: Subject> TestDb<DB> {
     }
 }
 
-/// A record that was saved apart from its commit has a time of its own.
-fn without_time(message: &Envelope) -> Envelope {
+/// A message without the time at which it was stored, which a record that was saved apart from its
+/// commit has of its own.
+pub(crate) fn without_time(message: &Envelope) -> Envelope {
     let mut message = message.clone();
     message.recorded_at = None;
     message

@@ -4,6 +4,7 @@ mod arguments;
 mod cut;
 mod databases;
 mod invariants;
+mod log;
 mod mode;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -14,9 +15,12 @@ mod sqlite;
 mod subject;
 mod suite;
 mod test_db;
+mod work;
 
 pub(crate) use arguments::CommandLine;
 pub(crate) use cut::cut_after;
+pub(crate) use invariants::without_time;
+pub(crate) use log::Log;
 pub(crate) use mode::*;
 #[allow(unused_imports, reason = "a tool for clauses with more than one database")]
 pub(crate) use subject::{Subject, unique_name};

@@ -1,6 +1,6 @@
 //! Sagas and messages to test with.
 
-use sagastore::{Envelope, InstanceId, MessageKind, Saga, StreamName, message_types};
+use sagastore::{Envelope, InstanceId, MessageKind, OutboxRecord, Saga, StreamName, message_types};
 use serde::{Deserialize, Serialize};
 
 /// An order: events with text and numbers, commands, and an end.
@@ -124,4 +124,13 @@ pub(crate) fn events(count: u32) -> Vec<Envelope> {
 /// A command with a JSON payload.
 pub(crate) fn command(number: u32) -> Envelope {
     Envelope::new(MessageKind::Command, "DoIt", 1, "application/json", format!("{{\"number\":{number}}}")).unwrap()
+}
+
+/// The numbers in the payloads that [`event`] and [`command`] made.
+pub(crate) fn numbers(records: &[OutboxRecord]) -> Vec<u32> {
+    let number = |record: &OutboxRecord| {
+        let payload: serde_json::Value = serde_json::from_slice(record.payload()).unwrap();
+        u32::try_from(payload["number"].as_u64().unwrap()).unwrap()
+    };
+    records.iter().map(number).collect()
 }
