@@ -43,6 +43,12 @@ impl LoadAnswer {
         self.commits.push(commit);
     }
 
+    /// True if the first commit has this number.
+    #[cfg(feature = "mysql")]
+    pub(crate) fn begins_at(&self, commit_no: i64) -> bool {
+        self.commits.first().is_some_and(|first| first.commit_no == commit_no)
+    }
+
     pub(crate) fn into_loaded(self, stream: &SagaStream) -> Result<Loaded> {
         let Self { stream: found, snapshot, handled, cut, mut commits, .. } = self;
         let key = found.as_ref().map(|row| row.key);

@@ -10,14 +10,26 @@ use crate::message_store::{LoadRequest, Loaded, PAGE_COMMITS, StreamRow};
 use crate::row::SnapshotColumns;
 
 pub(super) async fn load(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
-    match select(conn, request).await {
+    match select_from_snapshot(conn, request).await {
         Ok(answer) => answer.into_loaded(request.stream),
         Err(error) => Err(classify("loading an instance", error)),
     }
 }
 
-async fn select(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
-    let from = request.from.commit_no();
+/// The tail begins at the largest commit number of any snapshot. A damaged one may claim a larger number than
+/// the newest has: then the tail is read again from where it should begin.
+async fn select_from_snapshot(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
+    let mut answer = select(conn, request, request.from.commit_no()).await?;
+    if let Some(snapshot) = answer.snapshot.take() {
+        if !answer.begins_at(snapshot.commit_no) {
+            answer = select(conn, request, Some(snapshot.commit_no)).await?;
+        }
+        answer.snapshot = Some(snapshot);
+    }
+    Ok(answer)
+}
+
+async fn select(conn: &mut MySqlConnection, request: &LoadRequest<'_>, from: Option<i64>) -> sqlx::Result<LoadAnswer> {
     let name = request.stream.name.as_str().as_bytes();
     let mut rows = sqlx::query(
         "SELECT

@@ -89,6 +89,9 @@ impl<DB: Database> Persister<DB> {
     fn prepare<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>) -> Result<Prepared> {
         let recorder = &unit.recorder;
         let encoded = EncodedCommit::encode(&unit.stream.name, recorder.recorded(), recorder.limits())?;
+        if unit.head.next_offset.checked_add(u64::from(encoded.event_count))? != unit.instance.revision.next_offset() {
+            return Err(Error::invalid("event", "the recorder has it, the instance has not; use UnitOfWork::publish"));
+        }
         let done = unit.completing || (encoded.event_count > 0 && unit.saga.is_complete(&unit.instance.data));
         let completed = unit.head.completed || done;
         let completes = completed && !unit.head.completed;

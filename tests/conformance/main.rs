@@ -33,47 +33,67 @@ use std::process::ExitCode;
 #[allow(dead_code, reason = "a box of tools, of which not all are in use at all times")]
 mod harness;
 
+mod completion;
 mod consumer;
 mod event_stream;
+mod execute;
 mod failures;
 mod global_order;
+mod isolation;
 mod large_units;
 mod load;
 mod message_store;
 mod migrations;
 mod model;
+mod once_only;
 mod outbox;
 mod outbox_acknowledge;
 mod outbox_batches;
 mod outbox_order;
+mod panics;
+mod persister_races;
 mod races;
+mod recording;
+mod replay;
+mod rollback;
 mod snapshot;
 mod snapshot_due;
 mod snapshot_faults;
 mod transactions;
+mod unit_of_work;
 
 fn main() -> ExitCode {
     let command_line = harness::CommandLine::read();
     let mut suite = harness::Suite::new();
     for clauses in [
+        completion::clauses,
         consumer::clauses,
         event_stream::clauses,
+        execute::clauses,
         failures::clauses,
         global_order::clauses,
+        isolation::clauses,
         large_units::clauses,
         load::clauses,
         message_store::clauses,
         migrations::clauses,
         model::clauses,
+        once_only::clauses,
         outbox::clauses,
         outbox_acknowledge::clauses,
         outbox_batches::clauses,
         outbox_order::clauses,
+        panics::clauses,
+        persister_races::clauses,
         races::clauses,
+        recording::clauses,
+        replay::clauses,
+        rollback::clauses,
         snapshot::clauses,
         snapshot_due::clauses,
         snapshot_faults::clauses,
         transactions::clauses,
+        unit_of_work::clauses,
     ] {
         clauses(&mut suite);
     }

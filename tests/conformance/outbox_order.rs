@@ -69,7 +69,7 @@ async fn move_ahead<DB: Subject>(db: &TestDb<DB>, commit: u32) -> Clause {
         Mode::Postgres | Mode::PostgresUnprepared => {
             format!("UPDATE saga_outbox SET {later} WHERE commit_no = {commit}")
         }
-        Mode::SqliteFile | Mode::SqliteMemory | Mode::Mysql => {
+        Mode::SqliteFile | Mode::SqliteMemory | Mode::Mysql | Mode::MysqlOrdered => {
             format!("UPDATE saga_commit SET undelivered = recorded_at WHERE commit_no = {commit}")
         }
     };

@@ -15,6 +15,7 @@ mod sqlite;
 mod subject;
 mod suite;
 mod test_db;
+mod units;
 mod work;
 
 pub(crate) use arguments::CommandLine;
@@ -26,6 +27,7 @@ pub(crate) use mode::*;
 pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};
 pub(crate) use test_db::TestDb;
+pub(crate) use units::{Footprint, stream_of, wait_for};
 
 /// What a clause returns; an error fails it, as a panic does.
 pub(crate) type Clause = anyhow::Result<()>;

@@ -103,3 +103,8 @@ pub(crate) const SQLITE: &[Mode] = &[Mode::SqliteFile, Mode::SqliteMemory, Mode:
 pub(crate) const SQLITE_FILE: &[Mode] = &[Mode::SqliteFile];
 pub(crate) const POSTGRES: &[Mode] = &[Mode::Postgres];
 pub(crate) const MYSQL: &[Mode] = &[Mode::Mysql];
+/// Where a constraint may be checked as late as at commit.
+pub(crate) const DEFERRED_CONSTRAINTS: &[Mode] =
+    &[Mode::SqliteFile, Mode::SqliteMemory, Mode::SqliteParts, Mode::Postgres];
+/// SQLite with several connections.
+pub(crate) const SQLITE_FILES: &[Mode] = &[Mode::SqliteFile, Mode::SqliteParts];

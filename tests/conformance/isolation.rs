@@ -1,0 +1,101 @@
+//! Units of work at every isolation level that a server has.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, Outbox};
+use sqlx::Pool;
+
+use crate::harness::sample::{Counter, added, instance};
+use crate::harness::{Clause, Kind, Subject, TestDb, clauses};
+
+clauses! {
+    a_race_never_has_two_winners_at_any_isolation: SERVERS,
+    every_message_takes_effect_once_at_any_isolation: SERVERS,
+}
+
+const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+
+/// A pool whose transactions begin at `level`.
+async fn pool_at<DB: Subject>(db: &TestDb<DB>, level: &str, connections: u32) -> anyhow::Result<Pool<DB>> {
+    let pool = db.second_pool(connections).await?;
+    let statement = match DB::KIND {
+        Kind::Mysql => format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}"),
+        _ => format!("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {level}"),
+    };
+    let mut all = Vec::new();
+    for _ in 0..connections {
+        let mut conn = pool.acquire().await?;
+        DB::execute(&mut conn, statement.clone()).await?;
+        all.push(conn);
+    }
+    Ok(pool)
+}
+
+async fn a_race_never_has_two_winners_at_any_isolation<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let persister = db.persister();
+    for level in LEVELS {
+        // There, a load takes locks, and neither of two that loaded could save.
+        if (DB::KIND, level) == (Kind::Mysql, "SERIALIZABLE") {
+            continue;
+        }
+        let pool = pool_at(&db, level, 2).await?;
+        let old = format!("old at {level}");
+        db.publish(&Counter, &old, [added(100)]).await?;
+        for id in [old, format!("new at {level}")] {
+            let before = db.state(&Counter, &id).await?.unwrap_or_default();
+            let (mut fast_tx, mut slow_tx) = (pool.begin().await?, pool.begin().await?);
+            let mut fast = persister.begin_unit_of_work(&Counter, &mut fast_tx, Outbox, &instance(&id)).await?;
+            let mut slow = persister.begin_unit_of_work(&Counter, &mut slow_tx, Outbox, &instance(&id)).await?;
+            fast.publish(added(1))?;
+            slow.publish(added(10))?;
+            ensure!(persister.save(&mut fast_tx, fast).await?.is_changed());
+            db.commit(fast_tx).await?;
+            let lost = persister.save(&mut slow_tx, slow).await.unwrap_err();
+            let _ = slow_tx.commit().await;
+            if DB::KIND == Kind::Postgres && level != "READ COMMITTED" {
+                assert!(matches!(&lost, Error::Contention { .. }) && lost.is_transient(), "{level}: {lost:?}");
+            } else {
+                assert!(lost.is_conflict(), "{level}: {lost:?}");
+            }
+            assert_eq!(db.state(&Counter, &id).await?, Some((before.0 + 1, before.1 + 1)), "{level}");
+        }
+    }
+    Ok(())
+}
+
+async fn every_message_takes_effect_once_at_any_isolation<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const WORKERS: i64 = 8;
+    const MESSAGES: i64 = 10;
+    let patient = ConflictRetry { retries: 1000, delay: Duration::from_millis(1), cap: Duration::from_millis(20) };
+    for level in LEVELS {
+        let pool = pool_at(&db, level, 4).await?;
+        let workers = (0..WORKERS).map(|worker| {
+            let (pool, persister) = (pool.clone(), db.persister().with_conflict_retry(patient));
+            let id = instance(level);
+            tokio::spawn(async move {
+                for number in 0..MESSAGES {
+                    let message = Some(Inbound::from(MessageId::new()));
+                    let done = if number % 2 == 0 {
+                        persister.execute(&pool, &Counter, &id, message, |unit| unit.publish(added(1))).await
+                    } else {
+                        let done =
+                            persister.execute_in_transaction(&pool, &Counter, &id, message, async |mut attempt| {
+                                let event = attempt.unit.publish(added(1))?;
+                                Ok::<_, Error>(attempt.finish(event))
+                            });
+                        done.await
+                    };
+                    ensure!(matches!(done?, Executed::Done { .. }), "{worker} repeated message {number}");
+                }
+                Ok(())
+            })
+        });
+        for worker in workers.collect::<Vec<_>>() {
+            worker.await??;
+        }
+        let all = WORKERS * MESSAGES;
+        assert_eq!(db.state(&Counter, level).await?, Some((all, u64::try_from(all)?)), "{level}");
+    }
+    Ok(())
+}
