@@ -1,0 +1,94 @@
+//! A database to measure on, and the plain driver as the yardstick beside it.
+
+use sagastore::{Backend, StreamName};
+use sqlx::Pool;
+use tokio::runtime::Runtime;
+
+use super::sqlite::SqliteBed;
+
+/// A database with the library's tables, and two tables as a program without the library has them:
+/// `bench_event` with one row per event and `bench_state` with one row per instance.
+///
+/// The plain driver uses a connection of its own, prepared statements, and the numbers of the
+/// streams; it neither checks nor decodes what it reads.
+pub(crate) trait Bed: Sized {
+    type Driver: Backend;
+
+    const NAME: &'static str;
+
+    fn pool(&self) -> &Pool<Self::Driver>;
+
+    /// What the database itself would do some time after many writes.
+    async fn settle(&self);
+
+    async fn stream_id(&self, stream: &StreamName) -> i64;
+
+    async fn insert_events(&self, stream: i64, payloads: &[Vec<u8>]);
+
+    /// Reads the rows of events from an offset on.
+    async fn read_events(&self, stream: i64, from: i64, take: impl FnMut(&[u8]));
+
+    /// Reads contents and body of the library's own rows after a commit.
+    async fn read_commits(&self, stream: i64, after: i64, take: impl FnMut(&[u8]));
+
+    /// Reads the body of the library's newest snapshot.
+    async fn read_snapshot(&self, stream: i64, take: impl FnMut(&[u8]));
+
+    /// Writes one event, and the state if there is one, in the transaction that is open.
+    async fn write(&self, stream: i64, offset: i64, event: &[u8], state: Option<&[u8]>);
+
+    async fn read_state(&self, stream: i64, take: impl FnMut(&[u8]));
+
+    async fn begin(&self);
+
+    async fn commit(&self);
+
+    /// Removes what was made on a server.
+    async fn close(self);
+}
+
+/// A measurement that can be done on any database.
+pub(crate) trait Bench {
+    fn run(&mut self, runtime: &Runtime, bed: &impl Bed);
+}
+
+/// Runs on SQLite, and on every server whose address the environment gives. Says which are left out.
+pub(crate) fn on_every_database(bench: &mut impl Bench) {
+    on_sqlite(|runtime, bed| bench.run(runtime, bed));
+    #[cfg(feature = "postgres")]
+    if let Some(url) = given("PostgreSQL", "SAGASTORE_TEST_POSTGRES_URL") {
+        run_on(super::postgres::PostgresBed::open(&url), |runtime, bed| bench.run(runtime, bed));
+    }
+    #[cfg(not(feature = "postgres"))]
+    println!("PostgreSQL is not measured: the feature `postgres` is off");
+    #[cfg(feature = "mysql")]
+    if let Some(url) = given("MariaDB", "SAGASTORE_TEST_MYSQL_URL") {
+        run_on(super::mysql::MySqlBed::open(&url), |runtime, bed| bench.run(runtime, bed));
+    }
+    #[cfg(not(feature = "mysql"))]
+    println!("MariaDB is not measured: the feature `mysql` is off");
+}
+
+/// Runs on SQLite only.
+pub(crate) fn on_sqlite(run: impl FnOnce(&Runtime, &SqliteBed)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    run_on(SqliteBed::open(folder.path()), run);
+}
+
+fn run_on<B: Bed>(open: impl Future<Output = B>, run: impl FnOnce(&Runtime, &B)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    // A connection that is dropped between two runs goes back to its pool by a task.
+    let _context = runtime.enter();
+    let bed = runtime.block_on(open);
+    run(&runtime, &bed);
+    runtime.block_on(bed.close());
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn given(database: &str, variable: &str) -> Option<String> {
+    let url = std::env::var(variable).ok().filter(|url| !url.is_empty());
+    if url.is_none() {
+        println!("{database} is not measured: {variable} is not set");
+    }
+    url
+}

@@ -1,0 +1,172 @@
+//! A PostgreSQL server, and tokio-postgres beside it.
+
+use std::error::Error;
+
+use sagastore::StreamName;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres};
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Client, Config, NoTls, Statement};
+
+use super::bed::Bed;
+
+/// The database that is made for the run.
+const DATABASE: &str = "sagastore_bench";
+
+pub(crate) struct PostgresBed {
+    pool: PgPool,
+    raw: Client,
+    select_events: Statement,
+    select_commits: Statement,
+    select_snapshot: Statement,
+    select_state: Statement,
+    insert_event: Statement,
+    upsert_state: Statement,
+    server: String,
+}
+
+impl PostgresBed {
+    pub(crate) async fn open(url: &str) -> Self {
+        let server = connect(&url.parse().expect("an address")).await;
+        for statement in ["DROP DATABASE IF EXISTS sagastore_bench WITH (FORCE)", "CREATE DATABASE sagastore_bench"] {
+            server.batch_execute(statement).await.expect("makes a database");
+        }
+        let options: PgConnectOptions = url.parse().expect("an address");
+        let pool = PgPoolOptions::new().max_connections(2).connect_with(options.database(DATABASE)).await;
+        let pool = pool.expect("a pool");
+        let _ = sagastore::migrate(&pool).await.expect("migrates");
+        let mut config: Config = url.parse().expect("an address");
+        let raw = connect(config.dbname(DATABASE)).await;
+        raw.batch_execute(
+            "CREATE TABLE bench_event (
+                stream_id    BIGINT NOT NULL,
+                event_offset BIGINT NOT NULL,
+                payload      BYTEA  NOT NULL,
+                PRIMARY KEY (stream_id, event_offset)
+            );
+            CREATE TABLE bench_state (
+                stream_id BIGINT PRIMARY KEY,
+                body      BYTEA NOT NULL
+            )",
+        )
+        .await
+        .expect("creates tables");
+        let prepare = async |sql: &str| raw.prepare(sql).await.expect("prepares");
+        Self {
+            select_events: prepare(
+                "SELECT payload FROM bench_event WHERE stream_id = $1 AND event_offset >= $2 ORDER BY event_offset",
+            )
+            .await,
+            select_commits: prepare(
+                "SELECT contents, body FROM saga_commit WHERE stream_id = $1 AND commit_no > $2 ORDER BY commit_no",
+            )
+            .await,
+            select_snapshot: prepare(
+                "SELECT body FROM saga_snapshot WHERE stream_id = $1 ORDER BY revision DESC LIMIT 1",
+            )
+            .await,
+            select_state: prepare("SELECT body FROM bench_state WHERE stream_id = $1").await,
+            insert_event: prepare("INSERT INTO bench_event (stream_id, event_offset, payload) VALUES ($1, $2, $3)")
+                .await,
+            upsert_state: prepare(
+                "INSERT INTO bench_state (stream_id, body) VALUES ($1, $2)
+                ON CONFLICT (stream_id) DO UPDATE SET body = excluded.body",
+            )
+            .await,
+            server: url.to_owned(),
+            pool,
+            raw,
+        }
+    }
+
+    async fn read(&self, statement: &Statement, params: &[&(dyn ToSql + Sync)], mut take: impl FnMut(&[u8])) {
+        for row in self.raw.query(statement, params).await.expect("reads") {
+            for column in 0..row.len() {
+                take(row.get::<_, Bytes<'_>>(column).0);
+            }
+        }
+    }
+}
+
+impl Bed for PostgresBed {
+    type Driver = Postgres;
+
+    const NAME: &'static str = "PostgreSQL";
+
+    fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    async fn settle(&self) {
+        self.raw.batch_execute("VACUUM ANALYZE").await.expect("settles");
+    }
+
+    async fn stream_id(&self, stream: &StreamName) -> i64 {
+        let sql = "SELECT stream_id FROM saga_stream WHERE stream_name = $1";
+        self.raw.query_one(sql, &[&stream.as_str()]).await.expect("a stream").get(0)
+    }
+
+    async fn insert_events(&self, stream: i64, payloads: &[Vec<u8>]) {
+        let sql = "INSERT INTO bench_event (stream_id, event_offset, payload)
+            SELECT $1, place - 1, payload
+            FROM unnest($2::bytea[]) WITH ORDINALITY AS given (payload, place)";
+        self.raw.execute(sql, &[&stream, &payloads]).await.expect("inserts");
+    }
+
+    async fn read_events(&self, stream: i64, from: i64, take: impl FnMut(&[u8])) {
+        self.read(&self.select_events, &[&stream, &from], take).await;
+    }
+
+    async fn read_commits(&self, stream: i64, after: i64, take: impl FnMut(&[u8])) {
+        self.read(&self.select_commits, &[&stream, &after], take).await;
+    }
+
+    async fn read_snapshot(&self, stream: i64, take: impl FnMut(&[u8])) {
+        self.read(&self.select_snapshot, &[&stream], take).await;
+    }
+
+    async fn write(&self, stream: i64, offset: i64, event: &[u8], state: Option<&[u8]>) {
+        self.raw.execute(&self.insert_event, &[&stream, &offset, &event]).await.expect("inserts");
+        if let Some(state) = state {
+            self.raw.execute(&self.upsert_state, &[&stream, &state]).await.expect("upserts");
+        }
+    }
+
+    async fn read_state(&self, stream: i64, take: impl FnMut(&[u8])) {
+        self.read(&self.select_state, &[&stream], take).await;
+    }
+
+    async fn begin(&self) {
+        self.raw.batch_execute("BEGIN").await.expect("begins");
+    }
+
+    async fn commit(&self) {
+        self.raw.batch_execute("COMMIT").await.expect("commits");
+    }
+
+    async fn close(self) {
+        self.pool.close().await;
+        drop(self.raw);
+        let server = connect(&self.server.parse().expect("an address")).await;
+        server.batch_execute("DROP DATABASE sagastore_bench WITH (FORCE)").await.expect("drops the database");
+    }
+}
+
+async fn connect(config: &Config) -> Client {
+    let (client, connection) = config.connect(NoTls).await.expect("connects");
+    tokio::spawn(connection);
+    client
+}
+
+/// The bytes of any column, unchecked.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Bytes<'a> {
+    fn from_sql(_: &Type, bytes: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(bytes))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
