@@ -163,7 +163,7 @@ async fn executions_that_are_dropped_at_any_step_leave_all_or_nothing<DB: Subjec
         _ => PoolOptions::<DB>::new().max_connections(2).connect_with(db.home().options.clone()).await?,
     };
     let persister = db.persister();
-    let answered = drop_at_every_step(scaled(10, 100), |time| {
+    let answered = drop_at_every_step(scaled(4, 100), |time| {
         let (pool, persister, id) = (pool.clone(), persister.clone(), instance(&format!("{}", time / 2)));
         async move {
             let done = persister.execute(&pool, &Counter, &id, None, |unit| {
