@@ -100,7 +100,9 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
         while events.len() < wanted {
             let page = self.commits(conn, stream, number, limit.min(PAGE_COMMITS)).await?;
             for commit in &page.commits {
-                if commit.commit_number != number || expected.is_some_and(|end| end != commit.first_offset) {
+                // The first commit holds `from`, or is the last one before it.
+                let begins = expected.map_or(commit.first_offset <= from, |end| end == commit.first_offset);
+                if commit.commit_number != number || !begins {
                     let detail = format!("commit {number} is missing");
                     return Err(Error::corrupt(stream, expected.unwrap_or(from), detail));
                 }

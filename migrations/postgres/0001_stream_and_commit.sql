@@ -87,7 +87,10 @@ BEGIN
             COALESCE(e.message ->> 'kind', 'event')                              AS kind,
             (e.message ->> 'len')::bigint                                        AS length,
             (SUM((e.message ->> 'len')::bigint) OVER (ORDER BY e.place))::bigint AS until
-        FROM json_array_elements(contents::json -> 'messages') WITH ORDINALITY AS e (message, place)
+        FROM json_array_elements(
+            -- A NUL, which no text here can hold, is shown as the replacement character.
+            regexp_replace(contents, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::json -> 'messages'
+        ) WITH ORDINALITY AS e (message, place)
     ) AS n
     WHERE n.kind = 'event';
 EXCEPTION

@@ -76,7 +76,8 @@ FROM (
             e.value ->> '$.type'                              AS type_name,
             COALESCE(e.value ->> '$.v', 1)                    AS type_version,
             COALESCE(e.value ->> '$.ct', 'application/json')  AS content_type,
-            CAST(COALESCE(e.value ->> '$.len', 0) AS INTEGER) AS length
+            -- Bounded, so that the sum over a damaged row does not overflow.
+            MIN(MAX(CAST(COALESCE(e.value ->> '$.len', 0) AS INTEGER), 0), 1073741824) AS length
         FROM saga_commit AS c
         JOIN saga_stream AS s
             ON s.stream_id = c.stream_id

@@ -33,8 +33,11 @@ use std::process::ExitCode;
 #[allow(dead_code, reason = "a box of tools, of which not all are in use at all times")]
 mod harness;
 
+mod bad_input;
 mod completion;
 mod consumer;
+mod damage;
+mod event_logs;
 mod event_stream;
 mod execute;
 mod failures;
@@ -43,6 +46,7 @@ mod isolation;
 mod large_units;
 mod load;
 mod message_store;
+mod message_types;
 mod migrations;
 mod model;
 mod once_only;
@@ -53,9 +57,11 @@ mod outbox_order;
 mod panics;
 mod persister_races;
 mod races;
+mod ranges;
 mod recording;
 mod replay;
 mod rollback;
+mod serialization;
 mod snapshot;
 mod snapshot_due;
 mod snapshot_faults;
@@ -66,8 +72,11 @@ fn main() -> ExitCode {
     let command_line = harness::CommandLine::read();
     let mut suite = harness::Suite::new();
     for clauses in [
+        bad_input::clauses,
         completion::clauses,
         consumer::clauses,
+        damage::clauses,
+        event_logs::clauses,
         event_stream::clauses,
         execute::clauses,
         failures::clauses,
@@ -76,6 +85,7 @@ fn main() -> ExitCode {
         large_units::clauses,
         load::clauses,
         message_store::clauses,
+        message_types::clauses,
         migrations::clauses,
         model::clauses,
         once_only::clauses,
@@ -86,9 +96,11 @@ fn main() -> ExitCode {
         panics::clauses,
         persister_races::clauses,
         races::clauses,
+        ranges::clauses,
         recording::clauses,
         replay::clauses,
         rollback::clauses,
+        serialization::clauses,
         snapshot::clauses,
         snapshot_due::clauses,
         snapshot_faults::clauses,
