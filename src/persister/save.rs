@@ -27,9 +27,10 @@ impl<DB: Database> Persister<DB> {
     /// Saves a unit of work inside the caller's transaction: all of it, or nothing. Without anything
     /// recorded, and without a handled message, nothing is written.
     ///
-    /// The unit of work is one row of the database, or, with a repository of its own for snapshots or
-    /// outbox, inside a savepoint: even a caller who drops this call half-way, or goes on after an
-    /// error, and then commits leaves the unit whole or absent.
+    /// The unit of work is one row of the database: even a caller who drops this call half-way, or goes on
+    /// after an error, and then commits leaves the unit whole or absent. With a repository of its own for
+    /// snapshots or outbox it is several statements inside a savepoint: an error leaves it absent, but a caller
+    /// who drops this call must then roll back.
     ///
     /// # Errors
     /// [`Error::Conflict`] if another writer was faster: nothing is written, and the transaction is still

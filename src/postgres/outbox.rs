@@ -62,18 +62,14 @@ impl OutboxTables<Postgres> for PostgresStore {
 
     async fn insert_new(&self, tx: &mut Transaction<'_, Postgres>, record: &NewOutboxRecord) -> Result<()> {
         let contents = slow_lane::contents(&record.envelope)?;
-        match insert_new(tx, record, &contents).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(classify("saving a record in the outbox", error)),
-        }
+        insert_new(tx, record, &contents).await.map_err(|error| classify("saving a record in the outbox", error))
     }
 
     async fn insert_left_over(&self, tx: &mut Transaction<'_, Postgres>, message: &LeftOver) -> Result<()> {
         let contents = slow_lane::contents(&message.envelope)?;
-        match insert_left_over(tx, message, &contents).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(classify("keeping what is left of a commit in the outbox", error)),
-        }
+        insert_left_over(tx, message, &contents)
+            .await
+            .map_err(|error| classify("keeping what is left of a commit in the outbox", error))
     }
 
     async fn delete(&self, tx: &mut Transaction<'_, Postgres>, ids: &[OutboxId]) -> Result<u64> {
@@ -88,10 +84,7 @@ impl OutboxTables<Postgres> for PostgresStore {
     }
 
     async fn outbox_stats(&self, conn: &mut PgConnection) -> Result<OutboxStats> {
-        match stats(conn).await {
-            Ok(stats) => Ok(stats),
-            Err(error) => Err(classify("measuring the outbox", error)),
-        }
+        stats(conn).await.map_err(|error| classify("measuring the outbox", error))
     }
 }
 
