@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::ids::{InstanceId, MessageId, Offset};
+use crate::lock::FencingToken;
 use crate::stream_name::StreamName;
 
 /// What most calls of this crate return.
@@ -195,8 +196,8 @@ pub enum Error {
         doing: &'static str,
     },
 
-    /// The pool was closed.
-    #[error("{doing} found the connection pool closed")]
+    /// The connection pool, or the locker, was closed.
+    #[error("{doing} found its pool or locker closed; open a new one")]
     Closed {
         /// What was tried.
         doing: &'static str,
@@ -228,6 +229,70 @@ pub enum Error {
         message_id: MessageId,
         /// The sender's error.
         source: Cause,
+    },
+
+    /// A fenced write came too late: its lock was released, taken over or removed. Nothing may be committed.
+    #[error(
+        "a write fenced by token {token} of {resource:?} came too late: the lock was released, taken over or removed; \
+         roll back, and obtain it again before going on"
+    )]
+    Fenced {
+        /// What the lock is on.
+        resource: String,
+        /// The token that is not, or no longer, current.
+        token: FencingToken,
+    },
+
+    /// A lock that was held is lost: its connection died or its row is another's.
+    #[error("the lock on {resource:?} is lost: {detail}; stop what it protects and obtain it again")]
+    LockLost {
+        /// What the lock is on; a locker's own name if all that it held are lost.
+        resource: String,
+        /// How it was lost.
+        detail: String,
+    },
+
+    /// A lock to be released is not held by who releases it. Nothing was changed.
+    #[error("the lock on {resource:?} cannot be released: it is not held here (any more)")]
+    NotReleased {
+        /// What the lock is on.
+        resource: String,
+    },
+
+    /// No more waits for locks can be served at present. Nothing was locked.
+    #[error("waiting for the lock on {resource:?} is refused: all {limit} connections for waiting are in use")]
+    LockerBusy {
+        /// What the lock is on.
+        resource: String,
+        /// How many waits can be served at once.
+        limit: u32,
+    },
+
+    /// A locker was used before it was started.
+    #[error("{doing} needs a locker that was started; call start first")]
+    NeverStarted {
+        /// What was tried.
+        doing: &'static str,
+    },
+
+    /// Others held a lock through all tries: the maximum number of retries is reached. Nothing was locked.
+    #[error("locking {resource:?} reached the maximum number of retries: others held it through all {tries} tries")]
+    MaxRetries {
+        /// What the lock is on.
+        resource: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+
+    /// Unlocking failed through all tries. The lock may still be held; it becomes free when it expires.
+    #[error("unlocking {resource:?} failed {tries} times; it becomes free when it expires; the last time: {source}")]
+    UnlockFailed {
+        /// What the lock is on.
+        resource: String,
+        /// How often it was tried.
+        tries: u32,
+        /// The last failure.
+        source: Box<Error>,
     },
 }
 
