@@ -118,7 +118,8 @@ impl Backoff for ExponentialBackoff {
         }
         let wait = self.wait(self.attempts);
         self.attempts += 1;
-        Some(wait.mul_f64(1.0 - self.jitter * fastrand::f64()))
+        let shortened = wait.as_secs_f64() * (1.0 - self.jitter * fastrand::f64());
+        Some(Duration::try_from_secs_f64(shortened).unwrap_or(wait).min(wait))
     }
 
     fn attempts(&self) -> u32 {
@@ -175,7 +176,7 @@ mod tests {
         let never = ExponentialBackoff::new(Duration::ZERO, 1e300, 10_000).expect("valid");
         assert_eq!(never.wait(9_999), Duration::ZERO);
         let longest = ExponentialBackoff::new(Duration::MAX, 2.0, 3).expect("valid").with_cap(Duration::MAX);
-        assert_eq!(longest.wait(2), Duration::MAX);
+        assert_eq!((longest.wait(2), longest.start().next()), (Duration::MAX, Some(Duration::MAX)));
         let constant = ExponentialBackoff::new(cap, 1.0, 3).expect("valid");
         assert_eq!(constant.wait(2), cap);
     }
