@@ -4,18 +4,21 @@ use sqlx::Database;
 use sqlx::migrate::Migrate;
 
 use crate::global_order::GloballyOrderedStore;
+use crate::lock::tables::LeaseTables;
 use crate::outbox::OutboxRepository;
 use crate::snapshot::SnapshotRepository;
 
 /// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
 /// feature of its name. The caller's pool chooses.
 pub trait Backend: Database<Connection: Migrate> + schema::Schema {
-    /// The built-in store: streams, snapshots, outbox and global order in one.
+    /// The built-in store: streams, snapshots, outbox, global order and leases in one.
     type Store: Default
         + GloballyOrderedStore<Self>
         + SnapshotRepository<Self>
         + OutboxRepository<Self>
+        + LeaseTables<Self>
         + Clone
+        + std::fmt::Debug
         + 'static;
 }
 

@@ -9,6 +9,7 @@ use crate::envelope::{Envelope, RecordedEvent};
 use crate::error::{Error, Result};
 use crate::event_stream::EventStream;
 use crate::ids::{CommitNumber, MessageId, Offset};
+use crate::lock::Fence;
 use crate::saga::SagaStream;
 use crate::snapshot::Snapshot;
 use crate::stream_name::StreamName;
@@ -88,6 +89,15 @@ pub trait MessageStore<DB: Database>: Send + Sync {
     /// # Errors
     /// The database's.
     async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<bool>;
+
+    /// Makes what the transaction writes depend on a lease; see [`Lease::fence`](crate::lock::lease::Lease::fence).
+    ///
+    /// # Errors
+    /// [`Error::Fenced`]; [`Error::Unsupported`] if the store keeps no leases, as by default; the database's.
+    async fn fence(&self, _tx: &mut Transaction<'_, DB>, _fence: &Fence) -> Result<()> {
+        let detail = "this message store keeps no leases; use one of the built-in stores";
+        Err(Error::Unsupported { what: "a fenced unit of work", detail })
+    }
 
     /// As [`commit`](Self::commit), in a transaction of its own that is committed at once.
     ///

@@ -9,13 +9,15 @@ use crate::envelope::{Envelope, RecordedEvent};
 use crate::error::{Error, Result};
 use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
+use crate::lock::Fence;
+use crate::lock::tables::LeaseTables;
 use crate::message_store::{CommitPage, LoadRequest, Loaded, MessageStore, PAGE_COMMITS, UnitCommit};
 use crate::stream_name::StreamName;
 
 /// The statements of a database. Verbs answer whether it was as expected; what that means is
 /// decided here.
 #[async_trait]
-pub trait StreamTables<DB: Database>: Send + Sync {
+pub trait StreamTables<DB: Database>: LeaseTables<DB> {
     /// The limits in force.
     fn limits(&self) -> &Limits;
 
@@ -66,6 +68,11 @@ pub trait StreamTables<DB: Database>: Send + Sync {
 
 #[async_trait]
 impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
+    async fn fence(&self, tx: &mut Transaction<'_, DB>, fence: &Fence) -> Result<()> {
+        let held = self.hold(tx, &fence.resource, fence.token).await?;
+        if held { Ok(()) } else { Err(fence.refusal()) }
+    }
+
     async fn append_messages(
         &self,
         tx: &mut Transaction<'_, DB>,

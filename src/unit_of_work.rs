@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::envelope::{Envelope, Inbound};
 use crate::error::Result;
 use crate::ids::{MessageId, Revision};
+use crate::lock::Fence;
 use crate::message::MessageType;
 use crate::message_store::Head;
 use crate::recorder::{Outbox, Recorder, Sender};
@@ -21,6 +22,7 @@ pub struct UnitOfWork<'s, S: Saga, T = Outbox> {
     pub(crate) head: Head,
     pub(crate) recorder: Recorder<T>,
     pub(crate) completing: bool,
+    pub(crate) fences: Vec<Fence>,
     pub(crate) report: LoadReport,
 }
 
@@ -115,6 +117,13 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     /// [`save_and_complete`](crate::Persister::save_and_complete) does.
     pub fn complete(&mut self) {
         self.completing = true;
+    }
+
+    /// Lets this unit of work take effect only if the fence holds, which is checked in the transaction that
+    /// saves it, and kept true until that ends. Several fences must all hold. A unit of work that writes nothing
+    /// checks none.
+    pub fn fence(&mut self, fence: Fence) {
+        self.fences.push(fence);
     }
 
     /// What records and forwards this unit's messages.

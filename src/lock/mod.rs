@@ -1,13 +1,24 @@
 //! Locks whose holders are fenced.
 
 mod backoff;
+mod database_lock;
+mod fence;
+mod guard;
 mod ids;
+mod purge;
+pub(crate) mod tables;
+
+pub mod lease;
 
 pub use backoff::{
     Backoff, DEFAULT_BACKOFF_ATTEMPTS, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FIRST, DEFAULT_BACKOFF_MULTIPLIER,
     ExponentialBackoff,
 };
+pub use database_lock::{DEFAULT_LEASE_NAMESPACE, DatabaseLock, Lock, MAX_LOCK_CONTENTION_RETRIES};
+pub use fence::Fence;
+pub use guard::LeaseGuard;
 pub use ids::{
     ClientId, FencingToken, MAX_CLIENT_ID_BYTES, MAX_NAMESPACE_BYTES, MAX_RESOURCE_ID_BYTES, Namespace, Resource,
     ResourceId,
 };
+pub use purge::{PURGE_GRACE, PURGE_STEP};

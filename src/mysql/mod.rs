@@ -18,6 +18,7 @@ use crate::streams::StreamTables;
 mod append;
 mod commit;
 mod global_order;
+mod lease;
 mod load;
 mod outbox;
 mod pool;

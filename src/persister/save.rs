@@ -34,7 +34,8 @@ impl<DB: Database> Persister<DB> {
     ///
     /// # Errors
     /// [`Error::Conflict`] if another writer was faster: nothing is written, and the transaction is still
-    /// usable. [`Error::TooLarge`], [`Error::DuplicateMessage`] before any SQL. After any other error roll back.
+    /// usable. [`Error::TooLarge`], [`Error::DuplicateMessage`] before any SQL. [`Error::Fenced`] if a
+    /// [fence](UnitOfWork::fence) does not hold: nothing is written. After any other error roll back.
     pub async fn save<S: Saga, T: Sender>(
         &self,
         tx: &mut Transaction<'_, DB>,
@@ -44,6 +45,7 @@ impl<DB: Database> Persister<DB> {
         if prepared.unchanged {
             return Ok(Saved::Unchanged { revision: unit.instance.revision });
         }
+        self.hold_fences(tx, &unit).await?;
         let written = if self.has_separate_parts(&unit, &prepared) {
             // A savepoint: also who commits after an error commits no half of it.
             let part = Connection::begin(&mut **tx).await.map_err(self.classify("beginning a unit of work"))?;
@@ -78,8 +80,9 @@ impl<DB: Database> Persister<DB> {
         if prepared.unchanged {
             return Ok(Saved::Unchanged { revision: unit.instance.revision });
         }
-        let written = if self.has_separate_parts(&unit, &prepared) {
-            let tx = self.store.begin(conn).await?;
+        let written = if self.has_separate_parts(&unit, &prepared) || !unit.fences.is_empty() {
+            let mut tx = self.store.begin(conn).await?;
+            self.hold_fences(&mut tx, &unit).await?;
             self.commit_in_parts(tx, &unit, &prepared).await?
         } else {
             self.store.commit_alone(conn, &self.as_commit(&unit, &prepared)).await?
@@ -161,6 +164,17 @@ impl<DB: Database> Persister<DB> {
         let snapshots = matches!(self.snapshots, Snapshots::Separate(_));
         snapshots && (prepared.snapshot.is_some() || prepared.completed)
             || self.outbox.is_some() && unit.recorder.uses_outbox() && prepared.encoded.message_count > 0
+    }
+
+    async fn hold_fences<S: Saga, T: Sender>(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        unit: &UnitOfWork<'_, S, T>,
+    ) -> Result<()> {
+        for fence in &unit.fences {
+            self.store.fence(tx, fence).await?;
+        }
+        Ok(())
     }
 
     /// The message store's commit and the separate parts, all or nothing.

@@ -16,6 +16,7 @@ mod append;
 mod commit;
 mod epoch;
 mod global_order;
+mod lease;
 mod load;
 mod outbox;
 mod read;

@@ -44,6 +44,7 @@ mod failures;
 mod global_order;
 mod isolation;
 mod large_units;
+mod lease;
 mod load;
 mod message_store;
 mod message_types;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         global_order::clauses,
         isolation::clauses,
         large_units::clauses,
+        lease::clauses,
         load::clauses,
         message_store::clauses,
         message_types::clauses,
