@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::backoff::{Backoff, ExponentialBackoff};
 use super::ids::{ClientId, Namespace, Resource, ResourceId};
 use super::lease::{DEFAULT_LEASE, Lease, LeaseStatus, Obtained, check_length};
-use super::purge::{PURGE_GRACE, PURGE_STEP};
-use super::tables::{Claim, LeaseTables, PurgeStep};
+use super::purger::{PURGE_GRACE, PURGE_STEP};
+use super::tables::{Claim, Grant, LeaseTables, PurgeStep};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::guarded_connection::GuardedConnection;
@@ -90,7 +90,7 @@ pub trait Lock: Send + Sync {
 /// Leases in the database, each a row of `saga_lease`. Cheap to clone.
 ///
 /// The database's clock alone decides what has expired; the clocks of the clients may differ.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct DatabaseLock<DB: Backend> {
     pool: Pool<DB>,
     store: DB::Store,
@@ -98,6 +98,18 @@ pub struct DatabaseLock<DB: Backend> {
     length: Duration,
     lock_delay: Duration,
     backoff: Arc<dyn Backoff>,
+}
+
+impl<DB: Backend> Clone for DatabaseLock<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            store: self.store.clone(),
+            namespace: self.namespace.clone(),
+            backoff: Arc::clone(&self.backoff),
+            ..*self
+        }
+    }
 }
 
 impl<DB: Backend> DatabaseLock<DB> {
@@ -196,7 +208,10 @@ impl<DB: Backend> DatabaseLock<DB> {
         let asked = Instant::now();
         let granted = self.store.claim(&mut conn, claim).await;
         conn.release();
-        let lease = |grant| Obtained::Lease(Lease::new(claim.resource, claim.client, &grant, asked, claim.length));
+        let lease = |grant: Grant| {
+            let Grant { token, expiry, .. } = grant;
+            Obtained::Lease(Lease::granted(claim.resource, claim.client, token, expiry, asked, claim.length))
+        };
         Ok(granted?.map_or(Obtained::Held, lease))
     }
 
@@ -231,10 +246,10 @@ impl<DB: Backend> Lock for DatabaseLock<DB> {
 
     async fn renew(&self, lease: &Lease) -> Result<Option<Lease>> {
         let mut conn = self.connect().await?;
-        let (asked, length) = (Instant::now(), lease.length());
-        let expiry = self.store.extend(&mut conn, &lease.resource(), lease.sequence, length).await;
+        let asked = Instant::now();
+        let expiry = self.store.extend(&mut conn, &lease.resource(), lease.sequence, lease.length()).await;
         conn.release();
-        Ok(expiry?.map(|expiry| lease.renewed(expiry, asked, length)))
+        Ok(expiry?.map(|expiry| lease.renewed(expiry, asked)))
     }
 
     async fn release(&self, lease: &Lease) -> Result<bool> {

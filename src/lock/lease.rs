@@ -6,7 +6,6 @@ use sqlx::Transaction;
 
 use super::fence::Fence;
 use super::ids::{ClientId, FencingToken, Namespace, Resource, ResourceId};
-use super::tables::Grant;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::timestamp::Timestamp;
@@ -38,21 +37,31 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn new(resource: &Resource, client: &ClientId, grant: &Grant, asked: Instant, length: Duration) -> Self {
+    /// A lease that a store granted for `length` when it was asked at `asked`, for implementations of
+    /// [`Lock`](super::Lock). The instant must be taken before the store is asked.
+    pub fn granted(
+        resource: &Resource,
+        client: &ClientId,
+        sequence: FencingToken,
+        expiry: Timestamp,
+        asked: Instant,
+        length: Duration,
+    ) -> Self {
         Self {
             namespace: resource.namespace.clone(),
             resource_id: resource.id.clone(),
             client_id: client.clone(),
-            expiry: grant.expiry,
-            sequence: grant.token,
+            expiry,
+            sequence,
             trusted_until: asked + length,
             length,
         }
     }
 
-    /// The same lease, renewed.
-    pub(crate) fn renewed(&self, expiry: Timestamp, asked: Instant, length: Duration) -> Self {
-        Self { expiry, trusted_until: asked + length, length, ..self.clone() }
+    /// The same lease, renewed by a store that was asked at `asked`.
+    #[must_use]
+    pub fn renewed(&self, expiry: Timestamp, asked: Instant) -> Self {
+        Self { expiry, trusted_until: asked + self.length, ..self.clone() }
     }
 
     /// Until when the holder may believe that it holds the lease, by the clock of this process. It counts from

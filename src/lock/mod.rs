@@ -5,10 +5,11 @@ mod database_lock;
 mod fence;
 mod guard;
 mod ids;
-mod purge;
+mod purger;
 pub(crate) mod tables;
 
 pub mod lease;
+pub mod resource;
 
 pub use backoff::{
     Backoff, DEFAULT_BACKOFF_ATTEMPTS, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FIRST, DEFAULT_BACKOFF_MULTIPLIER,
@@ -21,4 +22,4 @@ pub use ids::{
     ClientId, FencingToken, MAX_CLIENT_ID_BYTES, MAX_NAMESPACE_BYTES, MAX_RESOURCE_ID_BYTES, Namespace, Resource,
     ResourceId,
 };
-pub use purge::{PURGE_GRACE, PURGE_STEP};
+pub use purger::{PURGE_GRACE, PURGE_STEP, PURGER_PERIOD, Purge};

@@ -46,6 +46,7 @@ mod isolation;
 mod large_units;
 mod lease;
 mod load;
+mod lock_purger;
 mod message_store;
 mod message_types;
 mod migrations;
@@ -61,6 +62,7 @@ mod races;
 mod ranges;
 mod recording;
 mod replay;
+mod resource_lock;
 mod rollback;
 mod serialization;
 mod snapshot;
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         large_units::clauses,
         lease::clauses,
         load::clauses,
+        lock_purger::clauses,
         message_store::clauses,
         message_types::clauses,
         migrations::clauses,
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         ranges::clauses,
         recording::clauses,
         replay::clauses,
+        resource_lock::clauses,
         rollback::clauses,
         serialization::clauses,
         snapshot::clauses,

@@ -16,6 +16,7 @@ mod subject;
 mod suite;
 mod test_db;
 mod units;
+mod until;
 mod work;
 
 pub(crate) use arguments::CommandLine;
@@ -28,6 +29,7 @@ pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};
 pub(crate) use test_db::TestDb;
 pub(crate) use units::{Footprint, stream_of, wait_for};
+pub(crate) use until::until;
 
 /// What a clause returns; an error fails it, as a panic does.
 pub(crate) type Clause = anyhow::Result<()>;
