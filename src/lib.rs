@@ -31,6 +31,7 @@ mod timestamp;
 mod unit_of_work;
 
 pub mod docs;
+pub mod emitter;
 pub mod lock;
 #[cfg(feature = "mysql")]
 pub mod mysql;

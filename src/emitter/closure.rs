@@ -1,0 +1,64 @@
+//! Messages for a function.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use async_trait::async_trait;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+
+use super::{Delivery, Emitter};
+use crate::error::Cause;
+use crate::outbox::OutboxRecord;
+
+/// Calls an asynchronous function for each record, for all records of a batch at once.
+pub struct FnEmitter<F>(F);
+
+/// An emitter that calls `send` for each record. A record is delivered when it returns `Ok`.
+///
+/// ```
+/// use sagastore::emitter::emitter_fn;
+///
+/// let emitter = emitter_fn(async |record: sagastore::OutboxRecord| {
+///     println!("{}: {} bytes", record.event_type(), record.payload().len());
+///     Ok::<_, std::io::Error>(())
+/// });
+/// # drop(emitter);
+/// ```
+pub fn emitter_fn<F, Fut, E>(send: F) -> FnEmitter<F>
+where
+    F: Fn(OutboxRecord) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<(), E>> + Send,
+    E: Into<Cause>,
+{
+    FnEmitter(send)
+}
+
+impl<F> fmt::Debug for FnEmitter<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FnEmitter")
+    }
+}
+
+#[async_trait]
+impl<F, Fut, E> Emitter for FnEmitter<F>
+where
+    F: Fn(OutboxRecord) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<(), E>> + Send,
+    E: Into<Cause>,
+{
+    async fn emit(&self, batch: Vec<Delivery>) {
+        // A panic fails the record that it is about, and no other.
+        let send = |delivery: Delivery| async {
+            let sent = AssertUnwindSafe(async { (self.0)(delivery.record().clone()).await }).catch_unwind().await;
+            match sent {
+                Ok(Ok(())) => delivery.delivered(),
+                Ok(Err(error)) => delivery.failed(error),
+                Err(_) => drop(delivery),
+            }
+        };
+        let mut sending: FuturesUnordered<_> = batch.into_iter().map(send).collect();
+        while sending.next().await.is_some() {}
+    }
+}
