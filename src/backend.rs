@@ -4,8 +4,7 @@ use sqlx::Database;
 use sqlx::migrate::Migrate;
 
 use crate::global_order::GloballyOrderedStore;
-use crate::lock::tables::LeaseTables;
-use crate::outbox::OutboxRepository;
+use crate::outbox::{OutboxRepository, OutboxTables};
 use crate::snapshot::SnapshotRepository;
 
 /// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
@@ -16,7 +15,7 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
         + GloballyOrderedStore<Self>
         + SnapshotRepository<Self>
         + OutboxRepository<Self>
-        + LeaseTables<Self>
+        + OutboxTables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;

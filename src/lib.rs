@@ -29,7 +29,9 @@ mod stream_name;
 mod streams;
 mod timestamp;
 mod unit_of_work;
+mod waker;
 
+pub mod dispatcher;
 pub mod docs;
 pub mod emitter;
 pub mod lock;
@@ -60,7 +62,9 @@ pub use message_store::{
 };
 pub use migrate::{MIGRATIONS_TABLE, Migrated, check_schema, drop_schema, migrate, migrate_from};
 pub use outbox::{
-    BatchCallback, NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats,
+    BatchCallback, DeadLetter, DeadLetters, LOCK_MAX_DURATION, LockRelease, MAX_DISPATCHERS, NewOutboxRecord,
+    OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, SUBS_EXPIRATION_AFTER, Subscribed,
+    Subscription,
 };
 pub use persister::{Attempt, Begun, Executed, Finished, Persister};
 pub use recorder::{Outbox, Recorder, Sender};
@@ -72,6 +76,7 @@ pub use snapshot::{
 pub use stream_name::{MAX_PERSISTENCE_KEY_BYTES, MAX_STREAM_NAME_BYTES, StreamName};
 pub use timestamp::Timestamp;
 pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};
+pub use waker::OutboxWaker;
 
 /// Keeps the README's code compiling.
 #[cfg(all(doctest, feature = "sqlite", feature = "json"))]

@@ -4,7 +4,7 @@ use crate::contents::{self, CommonCause, Texts};
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::ids::Offset;
-use crate::outbox::{OutboxId, OutboxRecord};
+use crate::outbox::{DeadLetter, DeadLetters, OutboxId, OutboxRecord};
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
@@ -19,6 +19,7 @@ pub(crate) struct SlowRow {
     pub(crate) aggregate_id: String,
     pub(crate) contents: String,
     pub(crate) body: Vec<u8>,
+    pub(crate) attempts: i64,
 }
 
 /// A message's index, as a row of the slow lane holds it.
@@ -30,6 +31,7 @@ pub(crate) fn contents(message: &Envelope) -> Result<String> {
 /// A message of a commit keeps the id it had in the fast lane; so its row number is no part of it.
 pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
     let SlowRow { recorded_at, stream, commit_number, index, aggregate_type, aggregate_id, contents, body, .. } = row;
+    let attempts = u32::try_from(row.attempts).unwrap_or(u32::MAX);
     let id = OutboxId { recorded_at, stream, commit_number, index, row: if stream == 0 { row.row } else { 0 } };
     let damaged = |detail: &str| match StreamName::new(format!("outbox message {}", row.row)) {
         Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
@@ -40,7 +42,39 @@ pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
     contents::decode(&contents, &body, CommonCause::default(), recorded, &mut texts, |message| found = Some(message))
         .map_err(|detail| damaged(&detail))?;
     let envelope = found.ok_or_else(|| damaged("it holds no message"))?;
-    Ok(OutboxRecord { id, aggregate_type, aggregate_id, envelope })
+    Ok(OutboxRecord { id, aggregate_type, aggregate_id, envelope, attempts })
+}
+
+/// A dead letter as its columns say.
+pub(crate) struct DeadRow {
+    pub(crate) message: SlowRow,
+    pub(crate) last_error: Option<String>,
+    pub(crate) dead_at: i64,
+}
+
+pub(crate) fn dead_letter(row: DeadRow) -> Result<DeadLetter> {
+    let DeadRow { message, last_error, dead_at } = row;
+    let (last_error, dead_at) = (last_error.unwrap_or_default(), Timestamp::from_micros(dead_at));
+    Ok(DeadLetter { record: record(message)?, last_error, dead_at })
+}
+
+/// A choice of dead letters as parameters of a statement; what was not chosen matches nothing.
+pub(crate) struct Chosen<'a> {
+    pub(crate) all: bool,
+    pub(crate) id: OutboxId,
+    pub(crate) aggregate_type: Option<&'a str>,
+    pub(crate) aggregate_id: Option<&'a str>,
+}
+
+pub(crate) fn chosen(which: DeadLetters<'_>) -> Chosen<'_> {
+    let nothing = Chosen { all: false, id: OutboxId::START, aggregate_type: None, aggregate_id: None };
+    match which {
+        DeadLetters::All => Chosen { all: true, ..nothing },
+        DeadLetters::One(id) => Chosen { id, ..nothing },
+        DeadLetters::Of { aggregate_type, aggregate_id } => {
+            Chosen { aggregate_type: Some(aggregate_type), aggregate_id: Some(aggregate_id), ..nothing }
+        }
+    }
 }
 
 /// The row number after which rows with otherwise the same place come later. A message of a commit

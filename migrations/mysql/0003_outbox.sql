@@ -15,9 +15,12 @@ CREATE TABLE IF NOT EXISTS saga_outbox_message (
     aggregate_id   VARBINARY(1024) NOT NULL,
     contents       LONGTEXT        NOT NULL, -- JSON index of this one message
     body           LONGBLOB        NOT NULL,
+    has_failed     TINYINT GENERATED ALWAYS AS (attempts > 0) VIRTUAL,
     origin_id      BIGINT GENERATED ALWAYS AS (NULLIF(stream_id, 0)) VIRTUAL,
     PRIMARY KEY (message_no),
     UNIQUE KEY saga_outbox_message_origin (origin_id, commit_no, message_index),
     KEY saga_outbox_message_order (recorded_at, stream_id, commit_no, message_index, message_no),
+    -- What failed and was not delivered since: the rest of its stream waits behind it.
+    KEY saga_outbox_message_failed (has_failed, stream_id, aggregate_type, aggregate_id),
     KEY saga_outbox_message_partition (partition_no, recorded_at)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;

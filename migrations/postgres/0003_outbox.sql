@@ -33,5 +33,10 @@ CREATE UNIQUE INDEX saga_outbox_message_origin
 CREATE INDEX saga_outbox_message_order
     ON saga_outbox_message (recorded_at, stream_id, commit_no, message_index, message_no);
 
+-- What failed and was not delivered since: the rest of its stream waits behind it.
+CREATE INDEX saga_outbox_message_failed
+    ON saga_outbox_message (stream_id, aggregate_type, aggregate_id)
+    WHERE attempts > 0;
+
 CREATE INDEX saga_outbox_message_partition
     ON saga_outbox_message (partition_no, recorded_at);

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 
 pub use channel::{ChannelEmitter, DeliveryReceiver};
 pub use closure::{FnEmitter, emitter_fn};
+pub(crate) use delivery::Report;
 pub use delivery::{Delivery, DeliveryFailure, FailureKind, Reports, deliveries};
 pub use topic::{TOPIC_PREFIX, TopicFn, default_topic};
 
 /// Sends messages to the outside world: a broker, a queue, a function.
 ///
-/// A dispatcher hands over batches of records that may be sent in any order and at
+/// A [`Dispatcher`](crate::dispatcher::Dispatcher) hands over batches of records that may be sent in any order and at
 /// once: a batch never holds two records of one stream, and the next record of a stream comes only after the one
 /// before was reported. Several batches may be under way at a time.
 ///

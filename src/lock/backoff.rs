@@ -96,6 +96,15 @@ impl ExponentialBackoff {
     }
 }
 
+impl ExponentialBackoff {
+    /// The wait before further try `attempt`, with jitter.
+    pub(crate) fn jittered(&self, attempt: u32) -> Duration {
+        let wait = self.wait(attempt);
+        let shortened = wait.as_secs_f64() * (1.0 - self.jitter * fastrand::f64());
+        Duration::try_from_secs_f64(shortened).unwrap_or(wait).min(wait)
+    }
+}
+
 impl Default for ExponentialBackoff {
     fn default() -> Self {
         Self {
@@ -116,10 +125,9 @@ impl Backoff for ExponentialBackoff {
         if self.attempts >= self.max_attempts {
             return None;
         }
-        let wait = self.wait(self.attempts);
+        let wait = self.jittered(self.attempts);
         self.attempts += 1;
-        let shortened = wait.as_secs_f64() * (1.0 - self.jitter * fastrand::f64());
-        Some(Duration::try_from_secs_f64(shortened).unwrap_or(wait).min(wait))
+        Some(wait)
     }
 
     fn attempts(&self) -> u32 {

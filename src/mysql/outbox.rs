@@ -11,7 +11,9 @@ use super::{MySqlStore, classify, read, text};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
-use crate::outbox::{LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables};
+use crate::outbox::{
+    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, Selection,
+};
 use crate::row;
 use crate::slow_lane::{self, SlowRow};
 use crate::stream_name::StreamName;
@@ -23,15 +25,27 @@ impl OutboxTables<MySql> for MySqlStore {
         crate::streams::StreamTables::limits(self)
     }
 
-    async fn marked(&self, conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> Result<MarkedPage> {
-        match select_marked(conn, after, limit).await {
-            Ok(page) => page,
+    async fn marked(
+        &self,
+        conn: &mut MySqlConnection,
+        selection: Selection,
+        after: OutboxId,
+        limit: u32,
+    ) -> Result<MarkedPage> {
+        match select_marked(conn, selection, after, limit).await {
+            Ok(page) => Ok(page),
             Err(error) => Err(classify("reading the outbox", error)),
         }
     }
 
-    async fn waiting(&self, conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> Result<Vec<OutboxRecord>> {
-        let rows = match select_waiting(conn, after, limit).await {
+    async fn waiting(
+        &self,
+        conn: &mut MySqlConnection,
+        selection: Selection,
+        after: OutboxId,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>> {
+        let rows = match select_waiting(conn, selection, after, limit).await {
             Ok(rows) => rows,
             Err(error) => return Err(classify("reading the outbox", error)),
         };
@@ -43,7 +57,7 @@ impl OutboxTables<MySql> for MySqlStore {
         if locked.map_err(|error| classify("acknowledging messages of the outbox", error))?.is_empty() {
             return Ok(None);
         }
-        let page = self.marked(tx, id, 1).await?;
+        let page = self.marked(tx, Selection::ALL, id, 1).await?;
         let asked =
             |found: &Marked| found.stream_key == id.stream && found.commit.commit_number.to_i64() == id.commit_number;
         Ok(page.commits.into_iter().find(asked))
@@ -111,7 +125,12 @@ impl OutboxTables<MySql> for MySqlStore {
     }
 }
 
-async fn select_marked(conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> sqlx::Result<Result<MarkedPage>> {
+async fn select_marked(
+    conn: &mut MySqlConnection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> sqlx::Result<MarkedPage> {
     let mut rows = sqlx::query(
         "SELECT
             c.stream_id,
@@ -133,6 +152,17 @@ async fn select_marked(conn: &mut MySqlConnection, after: OutboxId, limit: u32) 
             ON s.stream_id = c.stream_id
         WHERE c.undelivered >= ?
             AND (c.undelivered, c.stream_id, c.commit_no) >= (?, ?, ?)
+            AND (? >> (c.stream_id % 64)) & 1 = 1
+            AND (
+                ?
+                OR NOT EXISTS (
+                    SELECT 1
+                    FROM saga_outbox_message AS failed
+                    WHERE failed.has_failed = 1
+                        AND failed.stream_id = c.stream_id
+                        AND failed.commit_no < c.commit_no
+                )
+            )
         ORDER BY
             c.undelivered,
             c.stream_id,
@@ -144,15 +174,22 @@ async fn select_marked(conn: &mut MySqlConnection, after: OutboxId, limit: u32) 
     .bind(after.recorded_at)
     .bind(after.stream)
     .bind(after.commit_number)
+    .bind(selection.partitions)
+    .bind(selection.behind_failed)
     .bind(limit)
     .fetch(conn);
     let (mut page, mut bytes) = (MarkedPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
         let (stream_key, columns) = (row.try_get(0)?, read::columns(&row, 4)?);
+        let id = OutboxId {
+            recorded_at: columns.recorded_at,
+            stream: stream_key,
+            commit_number: columns.commit_no,
+            index: 0,
+            row: 0,
+        };
         // Not counting the commit of `after`: a page of it alone would be the end for ever.
-        if (columns.recorded_at, stream_key, columns.commit_no)
-            != (after.recorded_at, after.stream, after.commit_number)
-        {
+        if id != (OutboxId { index: 0, row: 0, ..after }) {
             bytes += columns.size();
         }
         let name = text(row.try_get(1)?)?;
@@ -162,7 +199,10 @@ async fn select_marked(conn: &mut MySqlConnection, after: OutboxId, limit: u32) 
         });
         let (stream, commit) = match marked {
             Ok(marked) => marked,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                page.damaged.push((id, error));
+                continue;
+            }
         };
         page.commits.push(Marked {
             stream_key,
@@ -176,10 +216,15 @@ async fn select_marked(conn: &mut MySqlConnection, after: OutboxId, limit: u32) 
             break;
         }
     }
-    Ok(Ok(page))
+    Ok(page)
 }
 
-async fn select_waiting(conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> sqlx::Result<Vec<SlowRow>> {
+async fn select_waiting(
+    conn: &mut MySqlConnection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> sqlx::Result<Vec<SlowRow>> {
     sqlx::query(
         "SELECT
             recorded_at,
@@ -190,12 +235,27 @@ async fn select_waiting(conn: &mut MySqlConnection, after: OutboxId, limit: u32)
             aggregate_type,
             aggregate_id,
             contents,
-            body
-        FROM saga_outbox_message
+            body,
+            attempts
+        FROM saga_outbox_message AS m
         WHERE recorded_at >= ?
             AND (recorded_at, stream_id, commit_no, message_index, message_no) > (?, ?, ?, ?, ?)
             AND dead_at IS NULL
             AND available_at <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+            AND (? >> partition_no) & 1 = 1
+            AND (
+                ?
+                OR NOT EXISTS (
+                    SELECT 1
+                    FROM saga_outbox_message AS failed
+                    WHERE failed.has_failed = 1
+                        AND failed.stream_id = m.stream_id
+                        AND failed.aggregate_type = m.aggregate_type
+                        AND failed.aggregate_id = m.aggregate_id
+                        AND (failed.commit_no, failed.message_index, failed.message_no)
+                            < (m.commit_no, m.message_index, CASE WHEN m.stream_id > 0 THEN 0 ELSE m.message_no END)
+                )
+            )
         ORDER BY
             recorded_at,
             stream_id,
@@ -211,6 +271,8 @@ async fn select_waiting(conn: &mut MySqlConnection, after: OutboxId, limit: u32)
     .bind(after.commit_number)
     .bind(after.index)
     .bind(slow_lane::row_after(after))
+    .bind(selection.partitions)
+    .bind(selection.behind_failed)
     .bind(limit)
     .try_map(|row: MySqlRow| {
         Ok(SlowRow {
@@ -223,6 +285,7 @@ async fn select_waiting(conn: &mut MySqlConnection, after: OutboxId, limit: u32)
             aggregate_id: text(row.try_get(6)?)?,
             contents: row.try_get(7)?,
             body: row.try_get(8)?,
+            attempts: row.try_get(9)?,
         })
     })
     .fetch_all(conn)

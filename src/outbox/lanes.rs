@@ -1,16 +1,20 @@
 //! The two lanes of the outbox, read as one and acknowledged as one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 
+use super::dead_letter::{DeadLetter, DeadLetterTables, DeadLetters, Failure};
+use super::subscription::{self, LockRelease, Subscribed, Subscription};
 use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats};
 use crate::codec::check_size;
 use crate::commit::StoredCommit;
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::lock::ClientId;
+use crate::lock::tables::LeaseTables;
 use crate::stream_name::StreamName;
 
 /// A commit whose messages wait in the fast lane.
@@ -24,27 +28,46 @@ pub struct Marked {
 }
 
 impl Marked {
+    fn id(&self) -> OutboxId {
+        OutboxId {
+            recorded_at: self.commit.recorded_at.as_micros(),
+            stream: self.stream_key,
+            commit_number: self.commit.commit_number.to_i64(),
+            index: 0,
+            row: 0,
+        }
+    }
+
     fn records(&self) -> Result<Vec<OutboxRecord>> {
         let mut records = Vec::new();
         for (index, envelope) in (0_i64..).zip(self.commit.messages(&self.stream)?) {
-            let id = OutboxId {
-                recorded_at: self.commit.recorded_at.as_micros(),
-                stream: self.stream_key,
-                commit_number: self.commit.commit_number.to_i64(),
-                index,
-                row: 0,
-            };
+            let id = OutboxId { index, ..self.id() };
             let (aggregate_type, aggregate_id) = (self.aggregate_type.clone(), self.aggregate_id.clone());
-            records.push(OutboxRecord { id, aggregate_type, aggregate_id, envelope });
+            records.push(OutboxRecord { id, aggregate_type, aggregate_id, envelope, attempts: 0 });
         }
         Ok(records)
     }
+}
+
+/// Which records are looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    /// The partitions, a bit each.
+    pub partitions: i64,
+    /// Leave out what comes after a record of the same stream that failed.
+    pub behind_failed: bool,
+}
+
+impl Selection {
+    pub const ALL: Self = Self { partitions: -1, behind_failed: true };
 }
 
 /// Some marked commits, in delivery order.
 #[derive(Debug, Default)]
 pub struct MarkedPage {
     pub commits: Vec<Marked>,
+    /// Commits that cannot be read, with the reasons.
+    pub damaged: Vec<(OutboxId, Error)>,
     /// The page ended early at a limit on its bytes.
     pub cut: bool,
 }
@@ -61,15 +84,27 @@ pub struct LeftOver {
 
 /// The statements of a database.
 #[async_trait]
-pub trait OutboxTables<DB: Database>: Send + Sync {
+pub trait OutboxTables<DB: Database>: LeaseTables<DB> + DeadLetterTables<DB> {
     /// The limits in force.
     fn outbox_limits(&self) -> &Limits;
 
     /// Marked commits from that of `after` on (inclusive), at most `limit`.
-    async fn marked(&self, conn: &mut DB::Connection, after: OutboxId, limit: u32) -> Result<MarkedPage>;
+    async fn marked(
+        &self,
+        conn: &mut DB::Connection,
+        selection: Selection,
+        after: OutboxId,
+        limit: u32,
+    ) -> Result<MarkedPage>;
 
     /// Due rows of the slow lane after `after`, at most `limit`.
-    async fn waiting(&self, conn: &mut DB::Connection, after: OutboxId, limit: u32) -> Result<Vec<OutboxRecord>>;
+    async fn waiting(
+        &self,
+        conn: &mut DB::Connection,
+        selection: Selection,
+        after: OutboxId,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>>;
 
     /// One marked commit, locked until the transaction ends; `None` if its mark is gone.
     async fn lock_marked(&self, tx: &mut Transaction<'_, DB>, id: OutboxId) -> Result<Option<Marked>>;
@@ -114,25 +149,11 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         limit: u32,
     ) -> Result<Vec<OutboxRecord>> {
         let after = after.unwrap_or(OutboxId::START);
-        // The commit of `after` may have been delivered whole: one more than the limit always reaches further.
-        let page = self.marked(conn, after, limit.saturating_add(1)).await?;
-        // Read last: what leaves the fast lane meanwhile is then found twice rather than not at all.
-        let waiting = self.waiting(conn, after, limit).await?;
-        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut batch = Vec::new();
-        for commit in &page.commits {
-            if batch.len() >= wanted {
-                break;
-            }
-            batch.extend(commit.records()?.into_iter().filter(|record| record.id > after));
+        let share = find(self, conn, Selection::ALL, after, limit).await?;
+        match share.damaged.into_iter().next() {
+            Some((_, damage)) => Err(damage),
+            None => Ok(share.records),
         }
-        // Beyond a page that was cut, the fast lane may hold what comes first.
-        let end = batch.last().map(|record: &OutboxRecord| record.id).filter(|_| page.cut);
-        batch.extend(waiting.into_iter().filter(|record| end.is_none_or(|end| record.id < end)));
-        batch.sort_by_key(|record| record.id);
-        batch.dedup_by_key(|record| record.id);
-        batch.truncate(wanted);
-        Ok(batch)
     }
 
     async fn delete_in_batches(&self, tx: &mut Transaction<'_, DB>, batch_size: u32, ids: &[OutboxId]) -> Result<u64> {
@@ -144,9 +165,122 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         Ok(gone)
     }
 
+    async fn acquire_lock(&self, conn: &mut DB::Connection, dispatcher: &ClientId) -> Result<bool> {
+        subscription::acquire_lock(self, conn, dispatcher).await
+    }
+
+    async fn release_lock(&self, conn: &mut DB::Connection, dispatcher: &ClientId) -> Result<LockRelease> {
+        subscription::release_lock(self, conn, dispatcher).await
+    }
+
+    async fn subscribe_dispatcher(
+        &self,
+        conn: &mut DB::Connection,
+        dispatcher: &ClientId,
+        max_dispatchers: u32,
+    ) -> Result<Subscribed> {
+        subscription::subscribe(self, conn, dispatcher, max_dispatchers).await
+    }
+
+    async fn update_subscription(&self, conn: &mut DB::Connection, subscription: &Subscription) -> Result<bool> {
+        subscription::heartbeat(self, conn, subscription).await
+    }
+
+    async fn unsubscribe(&self, conn: &mut DB::Connection, subscription: &Subscription) -> Result<bool> {
+        subscription::unsubscribe(self, conn, subscription).await
+    }
+
+    async fn dead_letters(
+        &self,
+        conn: &mut DB::Connection,
+        after: Option<OutboxId>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>> {
+        self.dead(conn, after.unwrap_or(OutboxId::START), limit).await
+    }
+
+    async fn retry_dead_letters(&self, tx: &mut Transaction<'_, DB>, which: DeadLetters<'_>) -> Result<u64> {
+        self.revive(tx, which).await
+    }
+
+    async fn discard_dead_letters(&self, tx: &mut Transaction<'_, DB>, which: DeadLetters<'_>) -> Result<u64> {
+        self.bury(tx, which).await
+    }
+
+    async fn edit_and_retry_dead_letter(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        id: OutboxId,
+        message: &Envelope,
+    ) -> Result<bool> {
+        message.check()?;
+        check_size("message payload in bytes", message.payload.len(), self.outbox_limits().message_bytes)?;
+        Ok(self.rewrite(tx, id, message).await? && self.revive(tx, DeadLetters::One(id)).await? > 0)
+    }
+
     async fn stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats> {
         self.outbox_stats(conn).await
     }
+}
+
+/// What was found for a dispatcher.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) records: Vec<OutboxRecord>,
+    /// Commits that cannot be read. Nothing of their streams that comes after them is among the records.
+    pub(crate) damaged: Vec<(OutboxId, Error)>,
+}
+
+/// The next records after `after` in delivery order, at most `limit`.
+pub(crate) async fn find<DB: Database, T: OutboxTables<DB> + ?Sized>(
+    tables: &T,
+    conn: &mut DB::Connection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> Result<Found> {
+    // The commit of `after` may have been delivered whole: one more than the limit always reaches further.
+    let mut page = tables.marked(conn, selection, after, limit.saturating_add(1)).await?;
+    // Read last: what leaves the fast lane meanwhile is then found twice rather than not at all.
+    let waiting = tables.waiting(conn, selection, after, limit).await?;
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut batch = Vec::new();
+    for commit in &page.commits {
+        if batch.len() >= wanted {
+            break;
+        }
+        match commit.records() {
+            Ok(records) => batch.extend(records.into_iter().filter(|record| record.id > after)),
+            Err(damage) => page.damaged.push((commit.id(), damage)),
+        }
+    }
+    // Beyond a page that was cut, the fast lane may hold what comes first.
+    let end = batch.last().map(|record: &OutboxRecord| record.id).filter(|_| page.cut);
+    batch.extend(waiting.into_iter().filter(|record| end.is_none_or(|end| record.id < end)));
+    let damaged: BTreeMap<i64, OutboxId> = page.damaged.iter().rev().map(|(id, _)| (id.stream, *id)).collect();
+    batch.retain(|record| damaged.get(&record.id.stream).is_none_or(|damage| record.id < *damage));
+    batch.sort_by_key(|record| record.id);
+    batch.dedup_by_key(|record| record.id);
+    batch.truncate(wanted);
+    Ok(Found { records: batch, damaged: page.damaged })
+}
+
+/// Takes what was delivered out of the outbox, and notes what failed.
+pub(crate) async fn settle<DB: Database, T: OutboxTables<DB> + ?Sized>(
+    tables: &T,
+    tx: &mut Transaction<'_, DB>,
+    delivered: &[OutboxId],
+    failed: &[Failure],
+) -> Result<()> {
+    acknowledge(tables, tx, delivered).await?;
+    let commits: BTreeSet<_> = failed.iter().map(|failure| failure.id).filter(|id| id.row == 0).collect();
+    for commit in commits {
+        split(tables, tx, OutboxId { index: 0, ..commit }, &[]).await?;
+    }
+    for failure in failed {
+        tables.note_failure(tx, failure).await?;
+    }
+    Ok(())
 }
 
 /// Acknowledges one batch. Commits that are acknowledged whole cost one mark each; of the others
@@ -209,12 +343,12 @@ async fn split<DB: Database, T: OutboxTables<DB> + ?Sized>(
     acknowledged: &[OutboxId],
 ) -> Result<u64> {
     let Some(marked) = tables.lock_marked(tx, commit).await? else {
-        return tables.delete(tx, acknowledged).await;
+        return if acknowledged.is_empty() { Ok(0) } else { tables.delete(tx, acknowledged).await };
     };
     let (left, gone): (Vec<_>, Vec<_>) =
         marked.records()?.into_iter().partition(|record| !acknowledged.contains(&record.id));
     for record in left {
-        let OutboxRecord { id, aggregate_type, aggregate_id, envelope } = record;
+        let OutboxRecord { id, aggregate_type, aggregate_id, envelope, .. } = record;
         let partition = id.stream % OUTBOX_PARTITIONS;
         let message = LeftOver { id, partition, aggregate_type, aggregate_id, envelope };
         tables.insert_left_over(tx, &message).await?;

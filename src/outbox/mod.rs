@@ -16,12 +16,21 @@ use sqlx::{Database, Transaction};
 use crate::envelope::{Envelope, MAX_LABEL_BYTES};
 use crate::error::Result;
 use crate::ids::{MAX_INSTANCE_ID_BYTES, check_name};
+use crate::lock::ClientId;
 use crate::saga::SagaStream;
 use crate::timestamp::Timestamp;
 
+mod dead_letter;
 mod lanes;
+mod subscription;
 
-pub(crate) use lanes::{LeftOver, Marked, MarkedPage, OutboxTables};
+pub use dead_letter::{DeadLetter, DeadLetters};
+pub(crate) use dead_letter::{DeadLetterTables, Failure, Next};
+pub(crate) use lanes::{Found, LeftOver, Marked, MarkedPage, OutboxTables, Selection, find, settle};
+pub use subscription::{
+    LOCK_MAX_DURATION, LockRelease, MAX_DISPATCHERS, SUBS_EXPIRATION_AFTER, Subscribed, Subscription,
+};
+pub(crate) use subscription::{live, partition};
 
 /// Into how many partitions dispatchers can divide the outbox. All records of one stream are in
 /// one partition.
@@ -57,9 +66,20 @@ pub struct OutboxRecord {
     pub aggregate_id: String,
     /// The message.
     pub envelope: Envelope,
+    /// How many deliveries of it failed so far.
+    pub attempts: u32,
 }
 
 impl OutboxRecord {
+    /// The partition that it is in; all records of one stream are in one.
+    pub(crate) fn partition(&self) -> i64 {
+        if self.id.stream > 0 {
+            self.id.stream % OUTBOX_PARTITIONS
+        } else {
+            partition_of(&self.aggregate_type, &self.aggregate_id)
+        }
+    }
+
     /// Name of the message's type.
     pub fn event_type(&self) -> &str {
         &self.envelope.type_name
@@ -126,12 +146,16 @@ impl NewOutboxRecord {
 
     /// The same for all records of one aggregate.
     pub(crate) fn partition(&self) -> i64 {
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(self.aggregate_type.as_bytes());
-        crc.update(&[0]);
-        crc.update(self.aggregate_id.as_bytes());
-        i64::from(crc.finalize()) % OUTBOX_PARTITIONS
+        partition_of(&self.aggregate_type, &self.aggregate_id)
     }
+}
+
+fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(aggregate_type.as_bytes());
+    crc.update(&[0]);
+    crc.update(aggregate_id.as_bytes());
+    i64::from(crc.finalize()) % OUTBOX_PARTITIONS
 }
 
 /// How much waits in the outbox.
@@ -177,6 +201,81 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
     /// # Errors
     /// The database's.
     async fn delete_in_batches(&self, tx: &mut Transaction<'_, DB>, batch_size: u32, ids: &[OutboxId]) -> Result<u64>;
+
+    /// Acquires the lock of the outbox for [`LOCK_MAX_DURATION`], for those who relay the simple way: one at a time, by
+    /// [`find_in_batches`](Self::find_in_batches) and [`delete_in_batches`](Self::delete_in_batches). Whoever holds it
+    /// acquires it again to keep it. False if another holds it. A [`Dispatcher`](crate::dispatcher::Dispatcher) does not
+    /// need it, and does not heed it.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn acquire_lock(&self, conn: &mut DB::Connection, dispatcher: &ClientId) -> Result<bool>;
+
+    /// Releases the lock of the outbox, if this dispatcher holds it.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn release_lock(&self, conn: &mut DB::Connection, dispatcher: &ClientId) -> Result<LockRelease>;
+
+    /// Gives a dispatcher the lowest free slot of `1..=max_dispatchers`, or its own if it has one. A slot is held for
+    /// [`SUBS_EXPIRATION_AFTER`] from the last heartbeat. Of two who race for a slot one gets it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) unless there may be between one and [`MAX_DISPATCHERS`]; the
+    /// database's.
+    async fn subscribe_dispatcher(
+        &self,
+        conn: &mut DB::Connection,
+        dispatcher: &ClientId,
+        max_dispatchers: u32,
+    ) -> Result<Subscribed>;
+
+    /// A heartbeat. False tells that the subscription has expired, and that its slot may be another's.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn update_subscription(&self, conn: &mut DB::Connection, subscription: &Subscription) -> Result<bool>;
+
+    /// Frees a dispatcher's slot. False if it had expired.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn unsubscribe(&self, conn: &mut DB::Connection, subscription: &Subscription) -> Result<bool>;
+
+    /// Dead letters after `after`, in delivery order; at most `limit`.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn dead_letters(
+        &self,
+        conn: &mut DB::Connection,
+        after: Option<OutboxId>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>>;
+
+    /// Lets dead letters be delivered again, with all their attempts. Says how many.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn retry_dead_letters(&self, tx: &mut Transaction<'_, DB>, which: DeadLetters<'_>) -> Result<u64>;
+
+    /// Deletes dead letters: they are never delivered. Says how many.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn discard_dead_letters(&self, tx: &mut Transaction<'_, DB>, which: DeadLetters<'_>) -> Result<u64>;
+
+    /// Replaces the message of a dead letter, and lets it be delivered. Keep its message id, so that consumers still
+    /// recognise it. False if there is no such dead letter.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`](crate::Error::TooLarge) before any SQL; the database's.
+    async fn edit_and_retry_dead_letter(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        id: OutboxId,
+        message: &Envelope,
+    ) -> Result<bool>;
 
     /// How much waits, and for how long.
     ///
@@ -227,8 +326,13 @@ mod tests {
         envelope.destination = Some("billing".into());
         envelope.metadata.insert("traceparent".into(), "00-1".into());
         let id = envelope.message_id.to_string();
-        let record =
-            OutboxRecord { id: OutboxId::START, aggregate_type: "order".into(), aggregate_id: "1".into(), envelope };
+        let record = OutboxRecord {
+            id: OutboxId::START,
+            aggregate_type: "order".into(),
+            aggregate_id: "1".into(),
+            envelope,
+            attempts: 0,
+        };
         let headers = record.headers();
         assert_eq!(headers["message-id"], id);
         assert_eq!(headers["correlation-id"], id);

@@ -118,7 +118,7 @@ impl<DB: Database> Persister<DB> {
         let value = decide(&mut unit)?;
         match self.save_alone(conn, unit).await {
             Ok(Saved::AlreadyHandled(handled)) => Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
-            Ok(saved) => Ok(Tried::Ended(Executed::Done { value, saved, conflicts })),
+            Ok(saved) => Ok(Tried::Ended(self.done(value, saved, conflicts))),
             Err(error) => lost_or(error),
         }
     }
@@ -184,9 +184,17 @@ impl<DB: Database> Persister<DB> {
             Err(error) => return lost_or(error),
         };
         match transaction.commit().await.map_err(self.classify("committing a unit of work")) {
-            Ok(()) => Ok(Tried::Ended(Executed::Done { value, saved, conflicts })),
+            Ok(()) => Ok(Tried::Ended(self.done(value, saved, conflicts))),
             Err(error) => lost_or(error),
         }
+    }
+
+    /// It is committed: what it sent can be relayed.
+    fn done<R>(&self, value: R, saved: Saved, conflicts: u32) -> Executed<R> {
+        if let Some(waker) = self.waker.as_ref().filter(|_| saved.is_changed()) {
+            waker.wake();
+        }
+        Executed::Done { value, saved, conflicts }
     }
 
     /// Waits before the next try, or gives the error of the last one.

@@ -17,6 +17,7 @@ use crate::retry::ConflictRetry;
 use crate::saga::{Saga, SagaStream};
 use crate::snapshot::{DEFAULT_KEPT_SNAPSHOTS, SnapshotFrequency, SnapshotRepository};
 use crate::unit_of_work::{Handled, UnitOfWork};
+use crate::waker::OutboxWaker;
 
 mod attempt;
 mod execute;
@@ -39,6 +40,7 @@ pub struct Persister<DB: Database> {
     codecs: Codecs,
     limits: Limits,
     retry: ConflictRetry,
+    waker: Option<OutboxWaker>,
 }
 
 /// Who keeps the snapshots.
@@ -62,6 +64,7 @@ impl<DB: Database> Clone for Persister<DB> {
             },
             outbox: self.outbox.clone(),
             codecs: self.codecs.clone(),
+            waker: self.waker.clone(),
             ..*self
         }
     }
@@ -94,6 +97,7 @@ impl<DB: Database> Persister<DB> {
             codecs,
             limits: Limits::default(),
             retry: ConflictRetry::default(),
+            waker: None,
         }
     }
 
@@ -152,6 +156,15 @@ impl<DB: Database> Persister<DB> {
     #[must_use]
     pub fn with_conflict_retry(mut self, retry: ConflictRetry) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// Wakes dispatchers of this process after each unit of work that [`execute`](Self::execute) or
+    /// [`execute_in_transaction`](Self::execute_in_transaction) committed. Whoever commits by itself calls
+    /// [`OutboxWaker::wake`] after the commit.
+    #[must_use]
+    pub fn with_waker(mut self, waker: OutboxWaker) -> Self {
+        self.waker = Some(waker);
         self
     }
 

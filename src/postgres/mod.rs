@@ -14,6 +14,7 @@ use crate::streams::StreamTables;
 
 mod append;
 mod commit;
+mod dead_letter;
 mod epoch;
 mod global_order;
 mod lease;

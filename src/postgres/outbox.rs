@@ -11,7 +11,9 @@ use super::{PostgresStore, classify, read};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
-use crate::outbox::{LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables};
+use crate::outbox::{
+    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, Selection,
+};
 use crate::row;
 use crate::slow_lane::{self, SlowRow};
 use crate::stream_name::StreamName;
@@ -23,15 +25,27 @@ impl OutboxTables<Postgres> for PostgresStore {
         crate::streams::StreamTables::limits(self)
     }
 
-    async fn marked(&self, conn: &mut PgConnection, after: OutboxId, limit: u32) -> Result<MarkedPage> {
-        match select_marked(conn, after, limit).await {
-            Ok(page) => page,
+    async fn marked(
+        &self,
+        conn: &mut PgConnection,
+        selection: Selection,
+        after: OutboxId,
+        limit: u32,
+    ) -> Result<MarkedPage> {
+        match select_marked(conn, selection, after, limit).await {
+            Ok(page) => Ok(page),
             Err(error) => Err(classify("reading the outbox", error)),
         }
     }
 
-    async fn waiting(&self, conn: &mut PgConnection, after: OutboxId, limit: u32) -> Result<Vec<OutboxRecord>> {
-        let rows = match select_waiting(conn, after, limit).await {
+    async fn waiting(
+        &self,
+        conn: &mut PgConnection,
+        selection: Selection,
+        after: OutboxId,
+        limit: u32,
+    ) -> Result<Vec<OutboxRecord>> {
+        let rows = match select_waiting(conn, selection, after, limit).await {
             Ok(rows) => rows,
             Err(error) => return Err(classify("reading the outbox", error)),
         };
@@ -44,7 +58,7 @@ impl OutboxTables<Postgres> for PostgresStore {
         if !locked {
             return Ok(None);
         }
-        let page = self.marked(tx, id, 1).await?;
+        let page = self.marked(tx, Selection::ALL, id, 1).await?;
         Ok(page.commits.into_iter().next())
     }
 
@@ -88,7 +102,12 @@ impl OutboxTables<Postgres> for PostgresStore {
     }
 }
 
-async fn select_marked(conn: &mut PgConnection, after: OutboxId, limit: u32) -> sqlx::Result<Result<MarkedPage>> {
+async fn select_marked(
+    conn: &mut PgConnection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> sqlx::Result<MarkedPage> {
     let mut rows = sqlx::query(
         "SELECT
             c.stream_id,
@@ -113,6 +132,17 @@ async fn select_marked(conn: &mut PgConnection, after: OutboxId, limit: u32) -> 
         JOIN saga_stream AS s
             ON s.stream_id = o.stream_id
         WHERE (o.recorded_at, o.stream_id, o.commit_no) >= ($1, $2, $3)
+            AND ($5 >> (o.stream_id % 64)::integer) & 1 = 1
+            AND (
+                $6
+                OR NOT EXISTS (
+                    SELECT 1
+                    FROM saga_outbox_message AS failed
+                    WHERE failed.stream_id = o.stream_id
+                        AND failed.attempts > 0
+                        AND failed.commit_no < o.commit_no
+                )
+            )
         ORDER BY
             o.recorded_at,
             o.stream_id,
@@ -123,14 +153,21 @@ async fn select_marked(conn: &mut PgConnection, after: OutboxId, limit: u32) -> 
     .bind(after.stream)
     .bind(after.commit_number)
     .bind(i64::from(limit))
+    .bind(selection.partitions)
+    .bind(selection.behind_failed)
     .fetch(conn);
     let (mut page, mut bytes) = (MarkedPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
         let (stream_key, columns) = (row.try_get(0)?, read::columns(&row, 4)?);
+        let id = OutboxId {
+            recorded_at: columns.recorded_at,
+            stream: stream_key,
+            commit_number: columns.commit_no,
+            index: 0,
+            row: 0,
+        };
         // Not counting the commit of `after`: a page of it alone would be the end for ever.
-        if (columns.recorded_at, stream_key, columns.commit_no)
-            != (after.recorded_at, after.stream, after.commit_number)
-        {
+        if id != (OutboxId { index: 0, row: 0, ..after }) {
             bytes += columns.size();
         }
         let name: String = row.try_get(1)?;
@@ -140,7 +177,10 @@ async fn select_marked(conn: &mut PgConnection, after: OutboxId, limit: u32) -> 
         });
         let (stream, commit) = match marked {
             Ok(marked) => marked,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                page.damaged.push((id, error));
+                continue;
+            }
         };
         page.commits.push(Marked {
             stream_key,
@@ -154,10 +194,15 @@ async fn select_marked(conn: &mut PgConnection, after: OutboxId, limit: u32) -> 
             break;
         }
     }
-    Ok(Ok(page))
+    Ok(page)
 }
 
-async fn select_waiting(conn: &mut PgConnection, after: OutboxId, limit: u32) -> sqlx::Result<Vec<SlowRow>> {
+async fn select_waiting(
+    conn: &mut PgConnection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> sqlx::Result<Vec<SlowRow>> {
     sqlx::query(
         "SELECT
             recorded_at,
@@ -168,11 +213,26 @@ async fn select_waiting(conn: &mut PgConnection, after: OutboxId, limit: u32) ->
             aggregate_type,
             aggregate_id,
             contents,
-            body
-        FROM saga_outbox_message
+            body,
+            attempts
+        FROM saga_outbox_message AS m
         WHERE (recorded_at, stream_id, commit_no, message_index, message_no) > ($1, $2, $3, $4, $5)
             AND dead_at IS NULL
             AND available_at <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint
+            AND ($7 >> partition_no::integer) & 1 = 1
+            AND (
+                $8
+                OR NOT EXISTS (
+                    SELECT 1
+                    FROM saga_outbox_message AS failed
+                    WHERE failed.stream_id = m.stream_id
+                        AND failed.aggregate_type = m.aggregate_type
+                        AND failed.aggregate_id = m.aggregate_id
+                        AND failed.attempts > 0
+                        AND (failed.commit_no, failed.message_index, failed.message_no)
+                            < (m.commit_no, m.message_index, CASE WHEN m.stream_id > 0 THEN 0 ELSE m.message_no END)
+                )
+            )
         ORDER BY
             recorded_at,
             stream_id,
@@ -187,6 +247,8 @@ async fn select_waiting(conn: &mut PgConnection, after: OutboxId, limit: u32) ->
     .bind(after.index)
     .bind(slow_lane::row_after(after))
     .bind(i64::from(limit))
+    .bind(selection.partitions)
+    .bind(selection.behind_failed)
     .try_map(|row: PgRow| {
         Ok(SlowRow {
             recorded_at: row.try_get(0)?,
@@ -198,6 +260,7 @@ async fn select_waiting(conn: &mut PgConnection, after: OutboxId, limit: u32) ->
             aggregate_id: row.try_get(6)?,
             contents: row.try_get(7)?,
             body: row.try_get(8)?,
+            attempts: i64::from(row.try_get::<i32, _>(9)?),
         })
     })
     .fetch_all(conn)

@@ -37,6 +37,7 @@ mod bad_input;
 mod completion;
 mod consumer;
 mod damage;
+mod dispatcher;
 mod event_logs;
 mod event_stream;
 mod execute;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         completion::clauses,
         consumer::clauses,
         damage::clauses,
+        dispatcher::clauses,
         event_logs::clauses,
         event_stream::clauses,
         execute::clauses,

@@ -1,0 +1,206 @@
+//! Relays the outbox's messages: at least once, in order per stream, through any number of processes.
+//!
+//! A message travels from the unit of work that recorded it, in the same transaction, to the [`Emitter`]:
+//!
+//! ```text
+//! unit of work ──commit──▶ outbox ──find──▶ dispatcher ──emit──▶ broker
+//!                            ▲                  │ fenced by the partition's lease
+//!                            └──acknowledge─────┘
+//! ```
+//!
+//! The outbox is divided into [`OUTBOX_PARTITIONS`](crate::OUTBOX_PARTITIONS) partitions by stream. Each dispatcher
+//! [subscribes](crate::OutboxRepository::subscribe_dispatcher), and takes an equal share of the partitions, each under
+//! a [lease](crate::lock::lease). Whatever it acknowledges, postpones or declares dead it does in a transaction that is
+//! [fenced](crate::lock::Fence) by these leases: one that was paused for too long can send once more what it had
+//! in hand, and can mark nothing. Neither a transaction nor a connection is held while an emitter sends.
+
+mod batch;
+mod ownership;
+mod retry;
+mod settings;
+mod stop;
+mod telemetry;
+mod worker;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use sqlx::Pool;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use self::ownership::Ownership;
+use self::stop::{Stop, stopper};
+use self::worker::Shared;
+use crate::backend::Backend;
+use crate::emitter::Emitter;
+use crate::error::Result;
+use crate::lock::ClientId;
+use crate::outbox::LOCK_MAX_DURATION;
+use crate::waker::OutboxWaker;
+
+pub use retry::{
+    DEFAULT_DELIVERY_ATTEMPTS, DEFAULT_IMMEDIATE_RETRIES, DEFAULT_RETRY_DELAY, DEFAULT_RETRY_DELAY_CAP,
+    DEFAULT_RETRY_JITTER, DeliveryRetry,
+};
+pub use settings::{
+    AfterFailure, DEFAULT_DISPATCH_BATCH, DEFAULT_DISPATCH_WORKERS, DEFAULT_DISPATCHERS, DEFAULT_EMIT_TIMEOUT,
+    DEFAULT_POLL_INTERVAL, DEFAULT_STOP_GRACE, DispatcherSettings, MAX_DISPATCH_BATCH, MAX_POLL_INTERVAL,
+};
+pub use worker::{Dispatched, MAX_LAST_ERROR_BYTES};
+
+/// How often leases and subscription are looked after, at the least.
+const REFRESH_INTERVAL: Duration = LOCK_MAX_DURATION.checked_div(5).expect("five is not zero");
+
+/// Relays messages from the outbox of a database to an [`Emitter`].
+pub struct Dispatcher<DB: Backend> {
+    pool: Pool<DB>,
+    emitter: Arc<dyn Emitter>,
+    id: ClientId,
+    settings: DispatcherSettings,
+    waker: OutboxWaker,
+}
+
+impl<DB: Backend> fmt::Debug for Dispatcher<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dispatcher").field("id", &self.id).field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl<DB: Backend> Dispatcher<DB> {
+    /// A dispatcher with all defaults, and an id of its own.
+    pub fn new(pool: Pool<DB>, emitter: impl Emitter + 'static) -> Self {
+        let id = ClientId::new(Uuid::now_v7().to_string()).expect("BUG: a UUID is an id");
+        let (emitter, settings) = (Arc::new(emitter), DispatcherSettings::default());
+        Self { pool, emitter, id, settings, waker: OutboxWaker::new() }
+    }
+
+    /// Goes by this name. It must be unique among those that run at a time; a process that is restarted under its old
+    /// name gets its old slot at once.
+    #[must_use]
+    pub fn with_id(mut self, id: ClientId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Goes about it so.
+    #[must_use]
+    pub fn with_settings(mut self, settings: DispatcherSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Is woken by this, such as by a [`Persister`](crate::Persister::with_waker) with the same waker.
+    #[must_use]
+    pub fn with_waker(mut self, waker: OutboxWaker) -> Self {
+        self.waker = waker;
+        self
+    }
+
+    /// Relays everything that is due in this dispatcher's share, and hands the share back: for cron jobs and tests. Does
+    /// nothing if all slots are taken.
+    ///
+    /// # Errors
+    /// The database's. What was delivered before, and not acknowledged, is delivered again.
+    pub async fn dispatch_once(&self) -> Result<Dispatched> {
+        let shared = self.shared();
+        let (_stopper, stop) = stopper();
+        let drained = async {
+            shared.ownership.refresh().await?;
+            let workers = (0..self.settings.workers).map(|worker| shared.drain(worker, &stop));
+            let mut total = Dispatched::default();
+            try_join_all(workers).await?.into_iter().for_each(|drained| total.add(drained));
+            Ok(total)
+        };
+        let drained = drained.await;
+        let left = shared.ownership.leave().await;
+        let drained = drained?;
+        left?;
+        Ok(drained)
+    }
+
+    /// Relays until `shutdown` completes; then waits for what is under way, no longer than the grace, and hands its
+    /// partitions and its slot back. A database that cannot be reached is tried again for as long as it takes. Dropped
+    /// half-way, it sends nothing more, and its share is free after expiry.
+    ///
+    /// Needs a tokio runtime with time and I/O.
+    pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> Dispatched {
+        let shared = Arc::new(self.shared());
+        let (stopper, stop) = stopper();
+        let mut workers = JoinSet::new();
+        for worker in 0..self.settings.workers {
+            workers.spawn(work(Arc::clone(&shared), worker, self.waker.clone(), stop.clone()));
+        }
+        {
+            let keeper = pin!(keep(&shared, &self.waker));
+            tokio::select! {
+                () = keeper => {}
+                () = shutdown => {}
+            }
+        }
+        let grace = self.settings.stop_grace;
+        stopper.stop(grace);
+        let ended = async {
+            let mut total = Dispatched::default();
+            while let Some(worker) = workers.join_next().await {
+                total.add(worker.unwrap_or_default());
+            }
+            total
+        };
+        // What is under way ends by itself within the grace; acknowledging it may hang.
+        let total = tokio::time::timeout(grace * 2, ended).await.unwrap_or_default();
+        match tokio::time::timeout(grace, shared.ownership.leave()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => telemetry::failing("handing partitions back", &error),
+            Err(_) => tracing::warn!(target: "sagastore", "partitions were not handed back in time; they expire"),
+        }
+        total
+    }
+
+    fn shared(&self) -> Shared<DB> {
+        Shared {
+            ownership: Ownership::new(self.pool.clone(), self.id.clone(), self.settings.dispatchers),
+            store: DB::Store::default(),
+            emitter: Arc::clone(&self.emitter),
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+/// Looks after slot and leases.
+async fn keep<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker) {
+    loop {
+        match shared.ownership.refresh().await {
+            // Messages may have waited in what was taken over.
+            Ok(true) => waker.wake_for_another(),
+            Ok(false) => {}
+            Err(error) => telemetry::failing("looking after its partitions", &error),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REFRESH_INTERVAL.min(shared.settings.poll)) => {}
+            () = shared.ownership.given_back() => {}
+        }
+    }
+}
+
+/// Relays whenever it is woken, and every so often.
+async fn work<DB: Backend>(shared: Arc<Shared<DB>>, worker: u32, waker: OutboxWaker, stop: Stop) -> Dispatched {
+    let (mut total, mut wakes) = (Dispatched::default(), waker.subscribe());
+    while !stop.is_requested() {
+        wakes.mark_unchanged();
+        match shared.drain(worker, &stop).await {
+            Ok(drained) => total.add(drained),
+            Err(error) => telemetry::failing("relaying messages", &error),
+        }
+        tokio::select! {
+            _ = wakes.changed() => {}
+            () = tokio::time::sleep(shared.settings.poll) => {}
+            () = stop.requested() => {}
+        }
+    }
+    total
+}

@@ -1,0 +1,233 @@
+//! Which partitions a dispatcher relays: its slot, and a lease on each.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::Pool;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::guarded_connection::GuardedConnection;
+use crate::lock::lease::Lease;
+use crate::lock::tables::{Claim, Grant, LeaseTables};
+use crate::lock::{ClientId, Fence};
+use crate::message_store::MessageStore;
+use crate::outbox::{
+    LOCK_MAX_DURATION, OUTBOX_PARTITIONS, OutboxRepository, Subscribed, Subscription, live, partition,
+};
+
+/// Which block of partitions goes to one worker: dispatchers take every n-th partition, workers take blocks, so that
+/// each worker gets some.
+const WORKER_BLOCK: i64 = 8;
+/// A lease is renewed once no more than this part of it is left.
+const RENEW_WHEN_LEFT: f64 = 2.0 / 3.0;
+
+/// A partition that is held.
+#[derive(Debug)]
+struct Held {
+    lease: Lease,
+    /// A worker has messages of it under way.
+    busy: bool,
+    /// To be handed over as soon as it is not busy.
+    leaving: bool,
+}
+
+/// What one dispatcher holds.
+#[derive(Debug)]
+pub(super) struct Ownership<DB: Backend> {
+    pool: Pool<DB>,
+    store: DB::Store,
+    id: ClientId,
+    dispatchers: u32,
+    subscription: Mutex<Option<Subscription>>,
+    held: Mutex<BTreeMap<i64, Held>>,
+    /// Some partition is not busy any more.
+    idle: Notify,
+}
+
+/// A partition that a worker has taken for a batch, with its fence.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) partition: i64,
+    pub(super) fence: Fence,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<DB: Backend> Ownership<DB> {
+    pub(super) fn new(pool: Pool<DB>, id: ClientId, dispatchers: u32) -> Self {
+        Self {
+            pool,
+            store: DB::Store::default(),
+            id,
+            dispatchers,
+            subscription: Mutex::new(None),
+            held: Mutex::new(BTreeMap::new()),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Some partition was given back.
+    pub(super) async fn given_back(&self) {
+        self.idle.notified().await;
+    }
+
+    /// Keeps, or gets, a slot; takes the share of the partitions that goes with it, as far as it is free, and
+    /// hands over what others are to have. True if something was taken.
+    pub(super) async fn refresh(&self) -> Result<bool> {
+        let mut conn = self.connect().await?;
+        let refreshed = self.refresh_on(&mut conn).await;
+        conn.release();
+        refreshed
+    }
+
+    async fn refresh_on(&self, conn: &mut DB::Connection) -> Result<bool> {
+        let share = self.share(conn).await?;
+        for (number, held) in lock(&self.held).iter_mut() {
+            held.leaving = !share.contains(number);
+        }
+        self.hand_over(conn).await?;
+        self.renew(conn).await?;
+        let mut taken = false;
+        for number in share {
+            let is_held = lock(&self.held).contains_key(&number);
+            taken |= !is_held && self.claim(conn, number).await?;
+        }
+        Ok(taken)
+    }
+
+    /// The partitions of this dispatcher's slot: every n-th, n being the number of subscribed dispatchers.
+    async fn share(&self, conn: &mut DB::Connection) -> Result<Vec<i64>> {
+        let known = lock(&self.subscription).clone();
+        let kept = match known {
+            Some(known) if self.store.update_subscription(conn, &known).await? => Some(known),
+            _ => match self.store.subscribe_dispatcher(conn, &self.id, self.dispatchers).await? {
+                Subscribed::Slot(subscription) => Some(subscription),
+                Subscribed::Full => None,
+            },
+        };
+        lock(&self.subscription).clone_from(&kept);
+        let Some(own) = kept else { return Ok(Vec::new()) };
+        let slots: Vec<u32> = live(&self.store, conn).await?.into_iter().map(|live| live.slot).collect();
+        let place = slots.iter().position(|slot| *slot == own.slot).unwrap_or_default();
+        let (place, others) =
+            (i64::try_from(place).unwrap_or_default(), i64::try_from(slots.len().max(1)).unwrap_or(1));
+        Ok((0..OUTBOX_PARTITIONS).filter(|number| number % others == place).collect())
+    }
+
+    async fn claim(&self, conn: &mut DB::Connection, number: i64) -> Result<bool> {
+        let resource = partition(number)?;
+        let (length, lock_delay) = (LOCK_MAX_DURATION, Duration::ZERO);
+        let claim = Claim { resource: &resource, client: &self.id, request: Uuid::now_v7(), length, lock_delay };
+        let asked = Instant::now();
+        let Some(Grant { token, expiry, .. }) = self.store.claim(conn, &claim).await? else { return Ok(false) };
+        let lease = Lease::granted(&resource, &self.id, token, expiry, asked, length);
+        lock(&self.held).insert(number, Held { lease, busy: false, leaving: false });
+        Ok(true)
+    }
+
+    /// Renews what is kept. A lease that is lost is forgotten: its messages are another's.
+    async fn renew(&self, conn: &mut DB::Connection) -> Result<()> {
+        let due = |held: &Held| held.lease.remaining() <= LOCK_MAX_DURATION.mul_f64(RENEW_WHEN_LEFT);
+        let due: Vec<_> = {
+            let held = lock(&self.held);
+            held.iter().filter(|(_, held)| due(held)).map(|(number, held)| (*number, held.lease.clone())).collect()
+        };
+        for (number, lease) in due {
+            let asked = Instant::now();
+            let extended = self.store.extend(conn, &lease.resource(), lease.sequence, lease.length()).await?;
+            match extended {
+                Some(expiry) => {
+                    if let Some(held) = lock(&self.held).get_mut(&number) {
+                        held.lease = lease.renewed(expiry, asked);
+                    }
+                }
+                None => self.lose(number, &lease.as_fence()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what is leaving and not busy.
+    async fn hand_over(&self, conn: &mut DB::Connection) -> Result<()> {
+        let leaving: Vec<_> = {
+            let mut held = lock(&self.held);
+            let numbers: Vec<_> =
+                held.iter().filter(|(_, held)| held.leaving && !held.busy).map(|(number, _)| *number).collect();
+            numbers.into_iter().filter_map(|number| held.remove(&number)).collect()
+        };
+        for Held { lease, .. } in leaving {
+            self.store.free(conn, &lease.resource(), lease.sequence).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives everything back.
+    pub(super) async fn leave(&self) -> Result<()> {
+        for held in lock(&self.held).values_mut() {
+            (held.leaving, held.busy) = (true, false);
+        }
+        let subscription = lock(&self.subscription).take();
+        let mut conn = self.connect().await?;
+        let left = async {
+            self.hand_over(&mut conn).await?;
+            match &subscription {
+                Some(subscription) => self.store.unsubscribe(&mut conn, subscription).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let left = left.await;
+        conn.release();
+        left
+    }
+
+    /// Takes the idle partitions of one of `workers` workers.
+    pub(super) fn take(&self, worker: u32, workers: u32) -> Vec<Taken> {
+        let mine = |number: i64| number / WORKER_BLOCK % i64::from(workers) == i64::from(worker);
+        let mut taken = Vec::new();
+        for (number, held) in lock(&self.held).iter_mut() {
+            if mine(*number) && !held.busy && !held.leaving && !held.lease.remaining().is_zero() {
+                held.busy = true;
+                taken.push(Taken { partition: *number, fence: held.lease.as_fence() });
+            }
+        }
+        taken
+    }
+
+    /// Gives taken partitions back. True if some are to be handed over.
+    pub(super) fn give_back(&self, taken: &[Taken]) {
+        let mut held = lock(&self.held);
+        let mut leaving = false;
+        for Taken { partition, fence } in taken {
+            if let Some(held) = held.get_mut(partition)
+                && held.lease.sequence == fence.token
+            {
+                held.busy = false;
+                leaving |= held.leaving;
+            }
+        }
+        if leaving {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Forgets a partition that was found to be another's.
+    pub(super) fn lose(&self, number: i64, fence: &Fence) {
+        let mut held = lock(&self.held);
+        if held.get(&number).is_some_and(|held| held.lease.sequence == fence.token) {
+            held.remove(&number);
+            super::telemetry::lease_lost(&self.id, number);
+        }
+    }
+
+    pub(super) async fn connect(&self) -> Result<GuardedConnection<DB>> {
+        let conn = self.pool.acquire().await;
+        let conn = conn.map_err(|error| self.store.classify("taking a connection for the outbox", error))?;
+        Ok(GuardedConnection::new(conn, &self.store))
+    }
+}

@@ -1,0 +1,138 @@
+//! How a dispatcher goes about it.
+
+use std::time::Duration;
+
+use super::retry::DeliveryRetry;
+use crate::error::{Error, Result};
+use crate::outbox::{LOCK_MAX_DURATION, MAX_DISPATCHERS};
+
+/// How many dispatchers may share the outbox, by default.
+pub const DEFAULT_DISPATCHERS: u32 = 2;
+/// How many messages are read, sent and acknowledged at once, by default.
+pub const DEFAULT_DISPATCH_BATCH: u32 = 100;
+/// Most messages in a batch.
+pub const MAX_DISPATCH_BATCH: u32 = 10_000;
+/// How often the outbox is looked at when nobody wakes the dispatcher, by default.
+pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// Longest time between two looks: the partitions' leases are renewed then.
+pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How many batches one dispatcher has under way at a time, by default. Each is of partitions of its own.
+pub const DEFAULT_DISPATCH_WORKERS: u32 = 4;
+/// How long an emitter may take for one message, by default.
+pub const DEFAULT_EMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a dispatcher that is stopped waits for messages that are under way, by default.
+pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// What becomes of the later messages of a stream while one has failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// They wait behind it until it is delivered, or, once it is a dead letter, until that is retried or discarded: the
+    /// order of the stream is kept.
+    #[default]
+    Block,
+    /// They pass it: it comes later than they do, or never.
+    Skip,
+}
+
+/// The settings of a [`Dispatcher`](super::Dispatcher).
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct DispatcherSettings {
+    pub(super) dispatchers: u32,
+    pub(super) batch: u32,
+    pub(super) poll: Duration,
+    pub(super) workers: u32,
+    pub(super) emit_timeout: Duration,
+    pub(super) stop_grace: Duration,
+    pub(super) retry: DeliveryRetry,
+    pub(super) after_failure: AfterFailure,
+}
+
+impl Default for DispatcherSettings {
+    fn default() -> Self {
+        Self {
+            dispatchers: DEFAULT_DISPATCHERS,
+            batch: DEFAULT_DISPATCH_BATCH,
+            poll: DEFAULT_POLL_INTERVAL,
+            workers: DEFAULT_DISPATCH_WORKERS,
+            emit_timeout: DEFAULT_EMIT_TIMEOUT,
+            stop_grace: DEFAULT_STOP_GRACE,
+            retry: DeliveryRetry::default(),
+            after_failure: AfterFailure::default(),
+        }
+    }
+}
+
+fn check<T: PartialOrd + std::fmt::Debug>(what: &'static str, value: T, least: T, most: T) -> Result<T> {
+    if value >= least && value <= most {
+        return Ok(value);
+    }
+    Err(Error::invalid(what, format!("it is {value:?}; use one between {least:?} and {most:?}")))
+}
+
+impl DispatcherSettings {
+    /// So many dispatchers share the outbox at most; default [`DEFAULT_DISPATCHERS`]. All should be told the same.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] unless between 1 and [`MAX_DISPATCHERS`].
+    pub fn with_dispatchers(mut self, dispatchers: u32) -> Result<Self> {
+        self.dispatchers = check("number of dispatchers", dispatchers, 1, MAX_DISPATCHERS)?;
+        Ok(self)
+    }
+
+    /// Batches of so many messages at most; default [`DEFAULT_DISPATCH_BATCH`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] unless between 1 and [`MAX_DISPATCH_BATCH`].
+    pub fn with_batch(mut self, batch: u32) -> Result<Self> {
+        self.batch = check("size of a dispatcher's batch", batch, 1, MAX_DISPATCH_BATCH)?;
+        Ok(self)
+    }
+
+    /// Looks so often; default [`DEFAULT_POLL_INTERVAL`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] unless between a millisecond and [`MAX_POLL_INTERVAL`].
+    pub fn with_poll_interval(mut self, poll: Duration) -> Result<Self> {
+        self.poll = check("poll interval", poll, Duration::from_millis(1), MAX_POLL_INTERVAL)?;
+        Ok(self)
+    }
+
+    /// So many batches under way at a time; default [`DEFAULT_DISPATCH_WORKERS`]. Each needs a connection while it reads
+    /// and acknowledges, and none while it sends.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] unless between 1 and the number of partitions.
+    pub fn with_workers(mut self, workers: u32) -> Result<Self> {
+        self.workers = check("number of workers", workers, 1, MAX_DISPATCHERS)?;
+        Ok(self)
+    }
+
+    /// The emitter may take so long for one message; default [`DEFAULT_EMIT_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] unless between a millisecond and [`LOCK_MAX_DURATION`], after which another
+    /// dispatcher could take over.
+    pub fn with_emit_timeout(mut self, timeout: Duration) -> Result<Self> {
+        self.emit_timeout = check("time limit of an emitter", timeout, Duration::from_millis(1), LOCK_MAX_DURATION)?;
+        Ok(self)
+    }
+
+    /// Once stopped, waits so long for what is under way; default [`DEFAULT_STOP_GRACE`].
+    pub fn with_stop_grace(mut self, grace: Duration) -> Self {
+        self.stop_grace = grace;
+        self
+    }
+
+    /// Retries so.
+    pub fn with_retry(mut self, retry: DeliveryRetry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Lets later messages of a stream wait behind one that failed, or pass it.
+    pub fn with_after_failure(mut self, after_failure: AfterFailure) -> Self {
+        self.after_failure = after_failure;
+        self
+    }
+}

@@ -1,0 +1,192 @@
+//! Relaying the messages of some partitions: read, send, acknowledge.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::batch::{self, Sent};
+use super::ownership::{Ownership, Taken};
+use super::settings::{AfterFailure, DispatcherSettings};
+use super::stop::Stop;
+use super::telemetry;
+use crate::backend::Backend;
+use crate::emitter::Emitter;
+use crate::error::{Error, Result};
+use crate::lock::MAX_LOCK_CONTENTION_RETRIES;
+use crate::lock::tables::LeaseTables;
+use crate::message_store::MessageStore;
+use crate::outbox::{Failure, Found, Next, OutboxId, OutboxRecord, Selection, find, settle};
+
+/// Longest text of an error that is kept with a message, in bytes.
+pub const MAX_LAST_ERROR_BYTES: usize = 2_000;
+
+/// What a dispatcher did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dispatched {
+    /// Messages that were delivered and left the outbox.
+    pub delivered: u64,
+    /// Deliveries that failed, and will be tried again.
+    pub failed: u64,
+    /// Messages that ran out of attempts.
+    pub dead: u64,
+    /// Commits that could not be read; their streams wait.
+    pub damaged: u64,
+}
+
+impl Dispatched {
+    pub(super) fn add(&mut self, more: Self) {
+        self.delivered += more.delivered;
+        self.failed += more.failed;
+        self.dead += more.dead;
+        self.damaged = more.damaged.max(self.damaged);
+    }
+
+    fn is_nothing(&self) -> bool {
+        (self.delivered, self.failed, self.dead) == (0, 0, 0)
+    }
+}
+
+/// All that the workers of a dispatcher share.
+pub(super) struct Shared<DB: Backend> {
+    pub(super) ownership: Ownership<DB>,
+    pub(super) store: DB::Store,
+    pub(super) emitter: Arc<dyn Emitter>,
+    pub(super) settings: DispatcherSettings,
+}
+
+/// What was decided about a batch.
+#[derive(Default)]
+struct Decided {
+    delivered: Vec<(i64, OutboxId)>,
+    failed: Vec<(i64, Failure)>,
+}
+
+impl<DB: Backend> Shared<DB> {
+    /// Relays until nothing is due, or a stop is requested.
+    pub(super) async fn drain(&self, worker: u32, stop: &Stop) -> Result<Dispatched> {
+        let mut total = Dispatched::default();
+        while !stop.is_requested() {
+            let taken = self.ownership.take(worker, self.settings.workers);
+            let given_back = GiveBack { ownership: &self.ownership, taken: &taken };
+            let round = if taken.is_empty() { Ok(Dispatched::default()) } else { self.round(&taken, stop).await };
+            drop(given_back);
+            let round = round?;
+            total.add(round);
+            if round.is_nothing() {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    async fn round(&self, taken: &[Taken], stop: &Stop) -> Result<Dispatched> {
+        let Found { records, damaged } = self.find(taken).await?;
+        for (_, damage) in &damaged {
+            telemetry::damaged(damage);
+        }
+        let mut dispatched =
+            Dispatched { damaged: u64::try_from(damaged.len()).unwrap_or(u64::MAX), ..Dispatched::default() };
+        if records.is_empty() {
+            return Ok(dispatched);
+        }
+        let sent = batch::send(&self.emitter, &self.settings, records, stop).await;
+        let decided = self.decide(sent);
+        let settled = self.settle(taken, decided).await?;
+        dispatched.add(settled);
+        Ok(dispatched)
+    }
+
+    /// No transaction and no connection is held afterwards.
+    async fn find(&self, taken: &[Taken]) -> Result<Found> {
+        let partitions = taken.iter().fold(0_i64, |mask, taken| mask | 1 << taken.partition);
+        let selection = Selection { partitions, behind_failed: self.settings.after_failure == AfterFailure::Skip };
+        let mut conn = self.ownership.connect().await?;
+        let found = find(&self.store, &mut conn, selection, OutboxId::START, self.settings.batch).await;
+        conn.release();
+        found
+    }
+
+    fn decide(&self, sent: Sent) -> Decided {
+        let failed = |(record, error): (Arc<OutboxRecord>, crate::emitter::DeliveryFailure)| {
+            let attempts = record.attempts.saturating_add(1);
+            let next = self.settings.retry.next(attempts);
+            telemetry::failed(&record, attempts, &error, next);
+            let mut error = error.to_string();
+            error.truncate(error.floor_char_boundary(MAX_LAST_ERROR_BYTES));
+            (record.partition(), Failure { id: record.id, attempts, error, next })
+        };
+        Decided {
+            delivered: sent.delivered.into_iter().map(|record| (record.partition(), record.id)).collect(),
+            failed: sent.failed.into_iter().map(failed).collect(),
+        }
+    }
+
+    /// Acknowledges and notes what failed, in one transaction, for the partitions that are still held. A deadlock or the
+    /// like only means to do it again: nothing of it was done.
+    async fn settle(&self, taken: &[Taken], mut decided: Decided) -> Result<Dispatched> {
+        let mut contentions = 0;
+        loop {
+            match self.settle_once(taken, &mut decided).await {
+                Err(Error::Contention { .. }) if contentions < MAX_LOCK_CONTENTION_RETRIES => contentions += 1,
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(decided.count()),
+            }
+        }
+    }
+
+    async fn settle_once(&self, taken: &[Taken], decided: &mut Decided) -> Result<()> {
+        let mut conn = self.ownership.connect().await?;
+        let settled = async {
+            let mut tx = self.store.begin(&mut conn).await?;
+            let concerned = decided.partitions();
+            for Taken { partition, fence } in taken.iter().filter(|taken| concerned.contains(&taken.partition)) {
+                if !self.store.hold(&mut tx, &fence.resource, fence.token).await? {
+                    self.ownership.lose(*partition, fence);
+                    decided.forget(*partition);
+                }
+            }
+            let delivered: Vec<_> = decided.delivered.iter().map(|(_, id)| *id).collect();
+            let failed: Vec<_> = decided.failed.iter().map(|(_, failure)| failure.clone()).collect();
+            settle(&self.store, &mut tx, &delivered, &failed).await?;
+            let committed = tx.commit().await;
+            committed.map_err(|error| self.store.classify("acknowledging messages of the outbox", error))
+        };
+        let settled = settled.await;
+        conn.release();
+        settled
+    }
+}
+
+impl Decided {
+    fn partitions(&self) -> BTreeSet<i64> {
+        let delivered = self.delivered.iter().map(|(partition, _)| *partition);
+        delivered.chain(self.failed.iter().map(|(partition, _)| *partition)).collect()
+    }
+
+    /// Its messages are another dispatcher's now, and will be delivered again.
+    fn forget(&mut self, partition: i64) {
+        self.delivered.retain(|(found, _)| *found != partition);
+        self.failed.retain(|(found, _)| *found != partition);
+    }
+
+    fn count(&self) -> Dispatched {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let dead = count(self.failed.iter().filter(|(_, failure)| failure.next == Next::Dead).count());
+        let failed = count(self.failed.len()) - dead;
+        let dispatched = Dispatched { delivered: count(self.delivered.len()), failed, dead, damaged: 0 };
+        telemetry::settled(&dispatched);
+        dispatched
+    }
+}
+
+/// Gives partitions back, also when the worker is dropped.
+struct GiveBack<'a, DB: Backend> {
+    ownership: &'a Ownership<DB>,
+    taken: &'a [Taken],
+}
+
+impl<DB: Backend> Drop for GiveBack<'_, DB> {
+    fn drop(&mut self) {
+        self.ownership.give_back(self.taken);
+    }
+}
