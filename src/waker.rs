@@ -31,7 +31,6 @@ impl OutboxWaker {
     }
 
     /// As [`wake`](Self::wake), on behalf of another process.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL tells other processes"))]
     pub(crate) fn wake_for_another(&self) {
         self.0.send_modify(|wakes| wakes.all = wakes.all.wrapping_add(1));
     }

@@ -26,7 +26,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use sqlx::Pool;
@@ -40,7 +40,7 @@ use crate::backend::Backend;
 use crate::emitter::Emitter;
 use crate::error::Result;
 use crate::lock::ClientId;
-use crate::outbox::LOCK_MAX_DURATION;
+use crate::outbox::{LOCK_MAX_DURATION, OutboxRepository};
 use crate::waker::OutboxWaker;
 
 pub use retry::{
@@ -173,6 +173,7 @@ impl<DB: Backend> Dispatcher<DB> {
 
 /// Looks after slot and leases.
 async fn keep<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker) {
+    let mut measured = None::<Instant>;
     loop {
         match shared.ownership.refresh().await {
             // Messages may have waited in what was taken over.
@@ -180,11 +181,25 @@ async fn keep<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker) {
             Ok(false) => {}
             Err(error) => telemetry::failing("looking after its partitions", &error),
         }
+        if telemetry::MEASURES && measured.is_none_or(|at| at.elapsed() >= telemetry::MEASURE_INTERVAL) {
+            measured = Some(Instant::now());
+            if let Err(error) = measure(shared).await {
+                telemetry::failing("measuring the outbox", &error);
+            }
+        }
         tokio::select! {
             () = tokio::time::sleep(REFRESH_INTERVAL.min(shared.settings.poll)) => {}
             () = shared.ownership.given_back() => {}
         }
     }
+}
+
+async fn measure<DB: Backend>(shared: &Shared<DB>) -> Result<()> {
+    let mut conn = shared.ownership.connect().await?;
+    let lag = shared.store.lag(&mut conn).await;
+    conn.release();
+    telemetry::measured(&shared.ownership.partitions(), &lag?);
+    Ok(())
 }
 
 /// Relays whenever it is woken, and every so often.

@@ -72,6 +72,11 @@ impl<DB: Backend> Ownership<DB> {
         }
     }
 
+    /// The partitions that are held.
+    pub(super) fn partitions(&self) -> Vec<i64> {
+        lock(&self.held).keys().copied().collect()
+    }
+
     /// Some partition was given back.
     pub(super) async fn given_back(&self) {
         self.idle.notified().await;

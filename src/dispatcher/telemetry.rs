@@ -1,10 +1,13 @@
-//! What a dispatcher tells those who watch it. Names are stable.
+//! What a dispatcher tells those who watch it: events of `tracing`, and counters and gauges of the `metrics` facade
+//! (feature `metrics`). Names are stable; see the operations page.
+
+use std::time::Duration;
 
 use super::worker::Dispatched;
 use crate::emitter::DeliveryFailure;
 use crate::error::Error;
 use crate::lock::ClientId;
-use crate::outbox::{Next, OutboxRecord};
+use crate::outbox::{Next, OutboxRecord, PartitionLag};
 
 pub(super) fn failed(record: &OutboxRecord, attempts: u32, error: &DeliveryFailure, next: Next) {
     let message = record.envelope.message_id;
@@ -31,12 +34,45 @@ pub(super) fn damaged(error: &Error) {
     );
 }
 
+/// How often the outbox is measured for the gauges.
+pub(super) const MEASURE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Whether anybody can read the gauges.
+pub(super) const MEASURES: bool = cfg!(feature = "metrics");
+
 pub(super) fn settled(dispatched: &Dispatched) {
     let Dispatched { delivered, failed, dead, .. } = *dispatched;
+    #[cfg(feature = "metrics")]
+    {
+        metrics::counter!("sagastore_outbox_delivered_total").increment(delivered);
+        metrics::counter!("sagastore_outbox_failed_total").increment(failed);
+        metrics::counter!("sagastore_outbox_dead_total").increment(dead);
+    }
     tracing::debug!(name: "outbox.settled", target: "sagastore", delivered, failed, dead, "messages were acknowledged");
 }
 
+/// The partitions of this dispatcher; one that is not in `lag` has nothing to do.
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "there are no gauges"))]
+pub(super) fn measured(held: &[i64], lag: &[PartitionLag]) {
+    #[cfg(feature = "metrics")]
+    {
+        let oldest = lag.iter().map(|lag| lag.oldest_age).max().unwrap_or_default();
+        metrics::gauge!("sagastore_outbox_oldest_age_seconds").set(oldest.as_secs_f64());
+        for partition in held {
+            let found = lag.iter().find(|lag| lag.partition == *partition);
+            let (age, pending) = found.map_or((Duration::ZERO, 0), |lag| (lag.oldest_age, lag.pending));
+            let label = partition.to_string();
+            let pending = u32::try_from(pending).map_or(f64::from(u32::MAX), f64::from);
+            metrics::gauge!("sagastore_outbox_partition_lag_seconds", "partition" => label.clone())
+                .set(age.as_secs_f64());
+            metrics::gauge!("sagastore_outbox_partition_pending", "partition" => label).set(pending);
+        }
+    }
+}
+
 pub(super) fn lease_lost(dispatcher: &ClientId, partition: i64) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("sagastore_outbox_lease_losses_total").increment(1);
     tracing::warn!(
         name: "outbox.lease_lost", target: "sagastore", %dispatcher, partition,
         "a partition was taken over; what was under way of it is delivered again"

@@ -22,6 +22,7 @@ mod global_order;
 mod lease;
 mod load;
 mod outbox;
+mod outbox_stats;
 mod pool;
 mod read;
 mod schema;

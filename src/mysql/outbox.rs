@@ -1,18 +1,17 @@
 //! The statements of the outbox.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
-use super::{MySqlStore, classify, read, text};
+use super::{MySqlStore, classify, outbox_stats, read, text};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
 use crate::outbox::{
-    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, Selection,
+    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, PartitionLag,
+    Selection,
 };
 use crate::row;
 use crate::slow_lane::{self, SlowRow};
@@ -118,8 +117,15 @@ impl OutboxTables<MySql> for MySqlStore {
     }
 
     async fn outbox_stats(&self, conn: &mut MySqlConnection) -> Result<OutboxStats> {
-        match stats(conn).await {
+        match outbox_stats::stats(conn).await {
             Ok(stats) => Ok(stats),
+            Err(error) => Err(classify("measuring the outbox", error)),
+        }
+    }
+
+    async fn outbox_lag(&self, conn: &mut MySqlConnection) -> Result<Vec<PartitionLag>> {
+        match outbox_stats::lag(conn).await {
+            Ok(lag) => Ok(lag),
             Err(error) => Err(classify("measuring the outbox", error)),
         }
     }
@@ -423,35 +429,4 @@ async fn delete(conn: &mut MySqlConnection, id: OutboxId) -> sqlx::Result<u64> {
         .await?
     };
     Ok(deleted.rows_affected())
-}
-
-async fn stats(conn: &mut MySqlConnection) -> sqlx::Result<OutboxStats> {
-    let row = sqlx::query(
-        "SELECT
-            fast.messages + slow.messages,
-            LEAST(COALESCE(fast.oldest, slow.oldest), COALESCE(slow.oldest, fast.oldest)),
-            TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
-        FROM (
-            SELECT
-                CAST(COALESCE(SUM(message_count), 0) AS SIGNED) AS messages,
-                MIN(undelivered)                                AS oldest
-            FROM saga_commit
-            WHERE undelivered IS NOT NULL
-        ) AS fast
-        CROSS JOIN (
-            SELECT
-                COUNT(*)         AS messages,
-                MIN(recorded_at) AS oldest
-            FROM saga_outbox_message
-            WHERE dead_at IS NULL
-        ) AS slow",
-    )
-    .fetch_one(conn)
-    .await?;
-    let (pending, oldest, now): (i64, Option<i64>, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    Ok(OutboxStats {
-        pending: u64::try_from(pending).unwrap_or_default(),
-        oldest: oldest.map(Timestamp::from_micros),
-        oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
-    })
 }

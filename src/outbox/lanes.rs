@@ -7,7 +7,7 @@ use sqlx::{Database, Transaction};
 
 use super::dead_letter::{DeadLetter, DeadLetterTables, DeadLetters, Failure};
 use super::subscription::{self, LockRelease, Subscribed, Subscription};
-use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats};
+use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag};
 use crate::codec::check_size;
 use crate::commit::StoredCommit;
 use crate::envelope::Envelope;
@@ -126,6 +126,8 @@ pub trait OutboxTables<DB: Database>: LeaseTables<DB> + DeadLetterTables<DB> {
     async fn delete(&self, tx: &mut Transaction<'_, DB>, ids: &[OutboxId]) -> Result<u64>;
 
     async fn outbox_stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats>;
+
+    async fn outbox_lag(&self, conn: &mut DB::Connection) -> Result<Vec<PartitionLag>>;
 }
 
 #[async_trait]
@@ -220,6 +222,10 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
 
     async fn stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats> {
         self.outbox_stats(conn).await
+    }
+
+    async fn lag(&self, conn: &mut DB::Connection) -> Result<Vec<PartitionLag>> {
+        self.outbox_lag(conn).await
     }
 }
 

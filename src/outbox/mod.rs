@@ -170,6 +170,18 @@ pub struct OutboxStats {
     pub oldest_age: Option<Duration>,
 }
 
+/// How far the relaying of one partition is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionLag {
+    /// The partition, from 0 on.
+    pub partition: i64,
+    /// Messages that are due.
+    pub pending: u64,
+    /// How long the oldest of them has waited since it was recorded, by the database's clock.
+    pub oldest_age: Duration,
+}
+
 /// A callback that is given one batch after the other; see [`OutboxRepository::find_in_batches`].
 pub type BatchCallback<'a> = dyn FnMut(Vec<OutboxRecord>) -> BoxFuture<'a, Result<()>> + Send + 'a;
 
@@ -282,6 +294,12 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
     /// # Errors
     /// The database's.
     async fn stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats>;
+
+    /// How much is due in each partition that has any, and for how long. Reads all marks: not for every second.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn lag(&self, conn: &mut DB::Connection) -> Result<Vec<PartitionLag>>;
 
     /// Calls `callback` with batches of at most `batch_size` records in delivery order, until
     /// `limit` records were given (`None`: all). Holds no cursor and no transaction of its own. An error

@@ -19,10 +19,14 @@ mod epoch;
 mod global_order;
 mod lease;
 mod load;
+mod notify;
 mod outbox;
+mod outbox_stats;
 mod read;
 mod schema;
 mod snapshot;
+
+pub use notify::{NOTIFY_CHANNEL, NOTIFY_DEBOUNCE, OutboxNotifier};
 
 /// Streams, snapshots and outbox in PostgreSQL, at READ COMMITTED or above.
 ///

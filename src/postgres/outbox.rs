@@ -1,18 +1,17 @@
 //! The statements of the outbox.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Postgres, Row, Transaction};
 
-use super::{PostgresStore, classify, read};
+use super::{PostgresStore, classify, outbox_stats, read};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
 use crate::outbox::{
-    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, Selection,
+    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, PartitionLag,
+    Selection,
 };
 use crate::row;
 use crate::slow_lane::{self, SlowRow};
@@ -98,7 +97,14 @@ impl OutboxTables<Postgres> for PostgresStore {
     }
 
     async fn outbox_stats(&self, conn: &mut PgConnection) -> Result<OutboxStats> {
-        stats(conn).await.map_err(|error| classify("measuring the outbox", error))
+        outbox_stats::stats(conn).await.map_err(|error| classify("measuring the outbox", error))
+    }
+
+    async fn outbox_lag(&self, conn: &mut PgConnection) -> Result<Vec<PartitionLag>> {
+        match outbox_stats::lag(conn).await {
+            Ok(lag) => Ok(lag),
+            Err(error) => Err(classify("measuring the outbox", error)),
+        }
     }
 }
 
@@ -426,34 +432,4 @@ async fn delete(conn: &mut PgConnection, id: OutboxId) -> sqlx::Result<u64> {
     .execute(conn)
     .await?;
     Ok(deleted.rows_affected())
-}
-
-async fn stats(conn: &mut PgConnection) -> sqlx::Result<OutboxStats> {
-    let row = sqlx::query(
-        "SELECT
-            (fast.messages + slow.messages)::bigint,
-            LEAST(fast.oldest, slow.oldest),
-            (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint
-        FROM (
-            SELECT
-                COALESCE(SUM(message_count), 0) AS messages,
-                MIN(recorded_at)                AS oldest
-            FROM saga_outbox
-        ) AS fast
-        CROSS JOIN (
-            SELECT
-                COUNT(*)         AS messages,
-                MIN(recorded_at) AS oldest
-            FROM saga_outbox_message
-            WHERE dead_at IS NULL
-        ) AS slow",
-    )
-    .fetch_one(conn)
-    .await?;
-    let (oldest, now): (Option<i64>, i64) = (row.try_get(1)?, row.try_get(2)?);
-    Ok(OutboxStats {
-        pending: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default(),
-        oldest: oldest.map(Timestamp::from_micros),
-        oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
-    })
 }

@@ -19,6 +19,7 @@ mod global_order;
 mod lease;
 mod load;
 mod outbox;
+mod outbox_stats;
 mod read;
 mod schema;
 mod snapshot;

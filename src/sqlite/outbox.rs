@@ -1,18 +1,17 @@
 //! The statements of the outbox.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
-use super::{SqliteStore, explain, read};
+use super::{SqliteStore, explain, outbox_stats, read};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
 use crate::outbox::{
-    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, Selection,
+    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, PartitionLag,
+    Selection,
 };
 use crate::row;
 use crate::slow_lane::{self, SlowRow};
@@ -106,8 +105,15 @@ impl OutboxTables<Sqlite> for SqliteStore {
     }
 
     async fn outbox_stats(&self, conn: &mut SqliteConnection) -> Result<OutboxStats> {
-        match stats(conn).await {
+        match outbox_stats::stats(conn).await {
             Ok(stats) => Ok(stats),
+            Err(error) => Err(explain(conn, "measuring the outbox", error).await),
+        }
+    }
+
+    async fn outbox_lag(&self, conn: &mut SqliteConnection) -> Result<Vec<PartitionLag>> {
+        match outbox_stats::lag(conn).await {
+            Ok(lag) => Ok(lag),
             Err(error) => Err(explain(conn, "measuring the outbox", error).await),
         }
     }
@@ -409,35 +415,4 @@ async fn delete(conn: &mut SqliteConnection, id: OutboxId) -> sqlx::Result<u64> 
     .execute(conn)
     .await?;
     Ok(deleted.rows_affected())
-}
-
-async fn stats(conn: &mut SqliteConnection) -> sqlx::Result<OutboxStats> {
-    let row = sqlx::query(
-        "SELECT
-            fast.messages + slow.messages,
-            MIN(COALESCE(fast.oldest, slow.oldest), COALESCE(slow.oldest, fast.oldest)),
-            CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER)
-        FROM (
-            SELECT
-                COALESCE(SUM(message_count), 0) AS messages,
-                MIN(undelivered)                AS oldest
-            FROM saga_commit
-            WHERE undelivered IS NOT NULL
-        ) AS fast
-        CROSS JOIN (
-            SELECT
-                COUNT(*)         AS messages,
-                MIN(recorded_at) AS oldest
-            FROM saga_outbox_message
-            WHERE dead_at IS NULL
-        ) AS slow",
-    )
-    .fetch_one(conn)
-    .await?;
-    let (oldest, now): (Option<i64>, i64) = (row.try_get(1)?, row.try_get(2)?);
-    Ok(OutboxStats {
-        pending: row.try_get(0)?,
-        oldest: oldest.map(Timestamp::from_micros),
-        oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
-    })
 }

@@ -1,0 +1,88 @@
+//! Waking dispatchers of other processes.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::classify;
+use crate::error::Result;
+use crate::waker::OutboxWaker;
+
+/// The channel of LISTEN and NOTIFY.
+pub const NOTIFY_CHANNEL: &str = "saga_outbox";
+/// Least time between two notifications of one process: many commits make one.
+pub const NOTIFY_DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long to wait when the connection for listening was lost.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+
+/// Carries wake-ups between processes, by LISTEN and NOTIFY: when this process's [`OutboxWaker`] is woken, those of the
+/// other processes on the same database are, too. Runs until it is dropped.
+///
+/// A notification is sent after the commit, by a statement of its own, at most one per [`NOTIFY_DEBOUNCE`]: a NOTIFY inside a
+/// transaction would make all commits of the database queue behind one lock. One that is lost costs latency, never a
+/// message: dispatchers poll.
+#[derive(Debug)]
+pub struct OutboxNotifier {
+    /// Aborted with it.
+    _tasks: JoinSet<()>,
+}
+
+impl OutboxNotifier {
+    /// Listens, and notifies. Keeps one connection of the pool for as long as it runs. Needs a tokio runtime, and a
+    /// connection to the server itself or through a pooler of sessions.
+    ///
+    /// # Errors
+    /// The database's, if it cannot listen at once; later it reconnects by itself.
+    pub async fn start(pool: &PgPool, waker: &OutboxWaker) -> Result<Self> {
+        let origin = Uuid::now_v7().to_string();
+        let listener = listen(pool).await.map_err(|error| classify("listening for wake-ups", error))?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(receive(pool.clone(), listener, waker.clone(), origin.clone()));
+        tasks.spawn(send(pool.clone(), waker.clone(), origin));
+        Ok(Self { _tasks: tasks })
+    }
+}
+
+async fn listen(pool: &PgPool) -> sqlx::Result<PgListener> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(NOTIFY_CHANNEL).await?;
+    Ok(listener)
+}
+
+async fn receive(pool: PgPool, mut listener: PgListener, waker: OutboxWaker, origin: String) {
+    loop {
+        match listener.try_recv().await {
+            Ok(Some(notification)) if notification.payload() == origin => {}
+            // Without one the connection was lost, and what was sent meanwhile is not known.
+            Ok(_) => waker.wake_for_another(),
+            Err(error) => {
+                tracing::warn!(target: "sagastore", %error, "listening for wake-ups failed; it is tried again");
+                tokio::time::sleep(RECONNECT_AFTER).await;
+                if let Ok(again) = listen(&pool).await {
+                    listener = again;
+                }
+            }
+        }
+    }
+}
+
+async fn send(pool: PgPool, waker: OutboxWaker, origin: String) {
+    let mut wakes = waker.subscribe();
+    let mut told = wakes.borrow_and_update().own;
+    // The waker lives as long as this task.
+    while wakes.changed().await.is_ok() {
+        let own = wakes.borrow_and_update().own;
+        if own == told {
+            continue;
+        }
+        told = own;
+        let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(NOTIFY_CHANNEL).bind(&origin).execute(&pool);
+        if let Err(error) = notify.await {
+            tracing::warn!(target: "sagastore", %error, "other processes were not woken; they poll");
+        }
+        tokio::time::sleep(NOTIFY_DEBOUNCE).await;
+    }
+}
