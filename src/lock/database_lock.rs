@@ -90,7 +90,7 @@ pub trait Lock: Send + Sync {
 /// Leases in the database, each a row of `saga_lease`. Cheap to clone.
 ///
 /// The database's clock alone decides what has expired; the clocks of the clients may differ.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct DatabaseLock<DB: Backend> {
     pool: Pool<DB>,
     store: DB::Store,
@@ -98,6 +98,19 @@ pub struct DatabaseLock<DB: Backend> {
     length: Duration,
     lock_delay: Duration,
     backoff: Arc<dyn Backoff>,
+}
+
+impl<DB: Backend> Clone for DatabaseLock<DB> {
+    fn clone(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            store: self.store.clone(),
+            namespace: self.namespace.clone(),
+            length: self.length,
+            lock_delay: self.lock_delay,
+            backoff: Arc::clone(&self.backoff),
+        }
+    }
 }
 
 impl<DB: Backend> DatabaseLock<DB> {
