@@ -1,7 +1,7 @@
 -- A row per resource that was ever leased; it stays when the lease is released, so that tokens rise.
 CREATE TABLE saga_lease (
-    namespace   text   NOT NULL,
-    resource_id text   NOT NULL,
+    namespace   text   COLLATE "C" NOT NULL,
+    resource_id text   COLLATE "C" NOT NULL,
     client_id   text,            -- NULL once released
     request_id  uuid   NOT NULL, -- of the call that obtained it
     token       bigint NOT NULL, -- rises with every acquisition

@@ -139,7 +139,7 @@ async fn renew_in_time(lock: &dyn Lock, lease: &Lease) -> std::result::Result<Le
             Ok(Err(error)) => last = error.to_string(),
             Err(_) => break,
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause.min(lease.remaining())).await;
     }
     Err(format!("it could not be renewed before it expired: {last}"))
 }

@@ -92,7 +92,8 @@ impl fmt::Display for Resource {
 /// Number of one acquisition of a resource, higher than that of every acquisition before.
 ///
 /// It is the larger of the one before plus one and the database's clock in microseconds, so it
-/// rises also when the row that held the one before is gone (D. Burrows, "The Chubby lock service",
+/// rises also when the row that held the one before is gone, unless that was deleted by hand in the same tick
+/// of the clock, which is a millisecond on SQLite (D. Burrows, "The Chubby lock service",
 /// OSDI 2006, calls it a sequencer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(i64);

@@ -99,6 +99,10 @@ impl Lease {
     /// would be protected by refusing it. What it costs: one statement. As long as the transaction is open nobody
     /// can take the lease over, however long ago it expired, so bound how long a transaction may be idle.
     ///
+    /// A transaction that sees the past, as one at REPEATABLE READ does from its first statement on, is refused a
+    /// lease that was obtained since, and may be let through with one that was released since: nobody else can
+    /// get that before its end, so no newer token is ever overtaken.
+    ///
     /// # Errors
     /// [`Error::Fenced`] if the lease was released, taken over or removed: roll the transaction back. The database's.
     pub async fn fence<DB: Backend>(&self, tx: &mut Transaction<'_, DB>) -> Result<()> {

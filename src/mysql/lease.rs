@@ -84,11 +84,33 @@ impl LeaseTables<MySql> for MySqlStore {
     }
 }
 
-/// The row is there already unless this is the first claim ever. What was granted is read afterwards, by the
-/// request's own id: it is what this request was granted, or nothing.
+/// What was granted is read afterwards, by the request's own id: it is what this request was granted, or nothing.
 async fn take(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<Option<Grant>> {
-    let taken = take_over(conn, claim).await? || start(conn, claim).await?;
+    let free = is_free(conn, claim).await?;
+    let taken = if free { take_over(conn, claim).await? } else { start(conn, claim).await? };
     if taken { granted(conn, claim).await } else { Ok(None) }
+}
+
+/// Looked at first because it waits for nobody: what a fenced transaction or another claim keeps locked is held.
+async fn is_free(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<bool> {
+    let free = sqlx::query(
+        "SELECT token
+        FROM saga_lease FORCE INDEX (saga_lease_token)
+        WHERE namespace = ?
+            AND resource_id = ?
+            AND (
+                client_id IS NULL
+                OR request_id = ?
+                OR expires_at + lock_delay <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+            )
+        FOR UPDATE SKIP LOCKED",
+    )
+    .bind(claim.resource.namespace.as_str())
+    .bind(claim.resource.id.as_str())
+    .bind(claim.request)
+    .fetch_optional(conn)
+    .await?;
+    Ok(free.is_some())
 }
 
 async fn take_over(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<bool> {
@@ -124,7 +146,7 @@ async fn take_over(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Resul
     Ok(taken.rows_affected() > 0)
 }
 
-/// False if the row is there. It is looked for first, because each insert that fails leaves work for the purge thread.
+/// False if the row is there, and held. It is looked for first, because each insert that fails leaves work for the purge thread.
 async fn start(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<bool> {
     if select_one(conn, claim.resource).await?.is_some() {
         return Ok(false);
@@ -332,6 +354,7 @@ fn lease_row(row: MySqlRow) -> sqlx::Result<LeaseRow> {
     })
 }
 
+/// Passes by what fenced transactions keep locked: waiting for one, it would keep others from renewing meanwhile.
 async fn purge(
     conn: &mut MySqlConnection,
     namespace: &Namespace,
@@ -358,12 +381,22 @@ async fn purge(
     .await?;
     let Some(last) = last.map(text).transpose()? else { return Ok(PurgeStep { purged: 0, reached: None }) };
     let purged = sqlx::query(
-        "DELETE FROM saga_lease
-        WHERE namespace = ?
-            AND resource_id > ?
-            AND resource_id <= ?
-            AND expires_at + lock_delay + ? <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
-            AND token < TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
+        "DELETE l
+        FROM saga_lease AS l
+        JOIN (
+            SELECT
+                namespace,
+                resource_id
+            FROM saga_lease FORCE INDEX (saga_lease_token)
+            WHERE namespace = ?
+                AND resource_id > ?
+                AND resource_id <= ?
+                AND expires_at + lock_delay + ? <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+                AND token < TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+            FOR UPDATE SKIP LOCKED
+        ) AS free
+            ON free.namespace = l.namespace
+            AND free.resource_id = l.resource_id",
     )
     .bind(namespace.as_str())
     .bind(after)

@@ -17,7 +17,7 @@ clauses! {
 const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
 
 /// A pool whose transactions begin at `level`.
-async fn pool_at<DB: Subject>(db: &TestDb<DB>, level: &str, connections: u32) -> anyhow::Result<Pool<DB>> {
+pub(crate) async fn pool_at<DB: Subject>(db: &TestDb<DB>, level: &str, connections: u32) -> anyhow::Result<Pool<DB>> {
     let pool = db.second_pool(connections).await?;
     let statement = match DB::KIND {
         Kind::Mysql => format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}"),

@@ -42,10 +42,19 @@ mod event_logs;
 mod event_stream;
 mod execute;
 mod failures;
+mod fencing;
+mod fencing_isolation;
+mod fencing_races;
 mod global_order;
 mod isolation;
 mod large_units;
 mod lease;
+mod lease_guard;
+mod lease_interrupted;
+mod lease_processes;
+mod lease_purge;
+mod lease_status;
+mod lease_waiting;
 mod load;
 mod lock_purger;
 mod message_store;
@@ -73,6 +82,9 @@ mod transactions;
 mod unit_of_work;
 
 fn main() -> ExitCode {
+    if let Some(played) = harness::play_lease_client() {
+        return played;
+    }
     let command_line = harness::CommandLine::read();
     let mut suite = harness::Suite::new();
     for clauses in [
@@ -85,10 +97,19 @@ fn main() -> ExitCode {
         event_stream::clauses,
         execute::clauses,
         failures::clauses,
+        fencing::clauses,
+        fencing_isolation::clauses,
+        fencing_races::clauses,
         global_order::clauses,
         isolation::clauses,
         large_units::clauses,
         lease::clauses,
+        lease_guard::clauses,
+        lease_interrupted::clauses,
+        lease_processes::clauses,
+        lease_purge::clauses,
+        lease_status::clauses,
+        lease_waiting::clauses,
         load::clauses,
         lock_purger::clauses,
         message_store::clauses,

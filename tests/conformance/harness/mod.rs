@@ -4,12 +4,16 @@ mod arguments;
 mod cut;
 mod databases;
 mod invariants;
+mod lease_client;
+mod leases;
 mod log;
 mod mode;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod processes;
+mod proxy;
 pub(crate) mod sample;
 mod sqlite;
 mod subject;
@@ -22,8 +26,12 @@ mod work;
 pub(crate) use arguments::CommandLine;
 pub(crate) use cut::cut_after;
 pub(crate) use invariants::without_time;
+pub(crate) use lease_client::{CLIENT_LEASE, LeaseClient};
+pub(crate) use leases::*;
 pub(crate) use log::Log;
 pub(crate) use mode::*;
+pub(crate) use processes::{Part, Process, play_lease_client};
+pub(crate) use proxy::Proxy;
 #[allow(unused_imports, reason = "a tool for clauses with more than one database")]
 pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};

@@ -36,6 +36,10 @@ fn restricted_user(database: &str) -> String {
     database.chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
+fn options(database: &str) -> anyhow::Result<MySqlConnectOptions> {
+    Ok(server_url(Kind::Mysql)?.parse::<MySqlConnectOptions>()?.database(database))
+}
+
 impl Subject for MySql {
     const KIND: Kind = Kind::Mysql;
 
@@ -46,7 +50,7 @@ impl Subject for MySql {
         let mut conn = administrator().await?;
         Self::execute(&mut conn, format!("CREATE DATABASE {}", quoted(&name))).await?;
         conn.close().await?;
-        let options = server_url(Kind::Mysql)?.parse::<MySqlConnectOptions>()?.database(&name);
+        let options = options(&name)?;
         Ok(Home { mode, options, name, folder: None })
     }
 
@@ -64,6 +68,23 @@ impl Subject for MySql {
 
     async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
         connect_with(home.options.clone(), connections).await
+    }
+
+    async fn connect_by(home: &Home<Self>, port: u16, connections: u32) -> anyhow::Result<Pool<Self>> {
+        connect_with(home.options.clone().host("127.0.0.1").port(port), connections).await
+    }
+
+    fn port(home: &Home<Self>) -> u16 {
+        home.options.get_port()
+    }
+
+    fn address(home: &Home<Self>) -> String {
+        home.name.clone()
+    }
+
+    fn at_address(address: &str) -> anyhow::Result<Home<Self>> {
+        let name = address.to_owned();
+        Ok(Home { mode: Mode::Mysql, options: options(&name)?, name, folder: None })
     }
 
     async fn connect_restricted(home: &Home<Self>) -> anyhow::Result<Pool<Self>> {

@@ -37,6 +37,11 @@ fn restricted_role(schema: &str) -> String {
     format!("role_{}", application_name(schema))
 }
 
+fn options(schema: &str) -> anyhow::Result<PgConnectOptions> {
+    let options = server_url(Kind::Postgres)?.parse::<PgConnectOptions>()?;
+    Ok(options.application_name(&application_name(schema)).options([("search_path", quoted(schema))]))
+}
+
 impl Subject for Postgres {
     const KIND: Kind = Kind::Postgres;
 
@@ -45,20 +50,33 @@ impl Subject for Postgres {
         JOIN saga_commit AS c ON c.stream_id = o.stream_id AND c.commit_no = o.commit_no";
 
     async fn create(mode: Mode, name: String) -> anyhow::Result<Home<Self>> {
-        let schema = quoted(&name);
         let mut conn = administrator().await?;
-        Self::execute(&mut conn, format!("CREATE SCHEMA {schema}")).await?;
+        Self::execute(&mut conn, format!("CREATE SCHEMA {}", quoted(&name))).await?;
         conn.close().await?;
-        let options = server_url(Kind::Postgres)?
-            .parse::<PgConnectOptions>()?
-            .application_name(&application_name(&name))
-            .options([("search_path", schema)]);
+        let options = options(&name)?;
         let options = if mode == Mode::PostgresUnprepared { options.statement_cache_capacity(0) } else { options };
         Ok(Home { mode, options, name, folder: None })
     }
 
     async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
         connect_with(home.options.clone(), connections).await
+    }
+
+    async fn connect_by(home: &Home<Self>, port: u16, connections: u32) -> anyhow::Result<Pool<Self>> {
+        connect_with(home.options.clone().host("127.0.0.1").port(port), connections).await
+    }
+
+    fn port(home: &Home<Self>) -> u16 {
+        home.options.get_port()
+    }
+
+    fn address(home: &Home<Self>) -> String {
+        home.name.clone()
+    }
+
+    fn at_address(address: &str) -> anyhow::Result<Home<Self>> {
+        let name = address.to_owned();
+        Ok(Home { mode: Mode::Postgres, options: options(&name)?, name, folder: None })
     }
 
     async fn connect_restricted(home: &Home<Self>) -> anyhow::Result<Pool<Self>> {

@@ -1,5 +1,6 @@
 //! SQLite: a file in a folder of its own, or in memory.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
@@ -13,6 +14,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an operation waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 
+fn options(folder: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(folder.join("sagas.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+}
+
 impl Subject for Sqlite {
     const KIND: Kind = Kind::Sqlite;
 
@@ -25,13 +35,7 @@ impl Subject for Sqlite {
             return Ok(Home { mode, options, name: String::new(), folder: None });
         }
         let folder = tempfile::tempdir()?;
-        let options = SqliteConnectOptions::new()
-            .filename(folder.path().join("sagas.db"))
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT);
-        Ok(Home { mode, options, name: String::new(), folder: Some(folder) })
+        Ok(Home { mode, options: options(folder.path()), name: String::new(), folder: Some(folder) })
     }
 
     async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
@@ -44,6 +48,23 @@ impl Subject for Sqlite {
             .idle_timeout(None)
             .max_lifetime(None);
         Ok(options.connect_with(home.options.clone()).await?)
+    }
+
+    async fn connect_by(_: &Home<Self>, _: u16, _: u32) -> anyhow::Result<Pool<Self>> {
+        anyhow::bail!("SQLite has no server")
+    }
+
+    fn port(_: &Home<Self>) -> u16 {
+        0
+    }
+
+    fn address(home: &Home<Self>) -> String {
+        home.folder.as_ref().map(|folder| folder.path().display().to_string()).unwrap_or_default()
+    }
+
+    fn at_address(address: &str) -> anyhow::Result<Home<Self>> {
+        let options = options(Path::new(address));
+        Ok(Home { mode: Mode::SqliteFile, options, name: String::new(), folder: None })
     }
 
     async fn connect_restricted(_: &Home<Self>) -> anyhow::Result<Pool<Self>> {

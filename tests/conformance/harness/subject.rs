@@ -32,6 +32,22 @@ pub(crate) trait Subject: Backend {
     /// Connects to it once more.
     fn connect(home: &Home<Self>, connections: u32) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
 
+    /// Connects to it by way of another port of this machine. Servers only.
+    fn connect_by(
+        home: &Home<Self>,
+        port: u16,
+        connections: u32,
+    ) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
+
+    /// On which port of this machine the server is.
+    fn port(home: &Home<Self>) -> u16;
+
+    /// Where it is, for another process.
+    fn address(home: &Home<Self>) -> String;
+
+    /// What another process said that it was.
+    fn at_address(address: &str) -> anyhow::Result<Home<Self>>;
+
     /// As [`connect`](Self::connect), in a role that may read and write rows, and nothing else. Servers only.
     fn connect_restricted(home: &Home<Self>) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
 

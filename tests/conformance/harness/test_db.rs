@@ -11,6 +11,7 @@ use sqlx::{Pool, Transaction};
 
 use super::invariants::Expected;
 use super::mode::Mode;
+use super::proxy::Proxy;
 use super::subject::{Home, Subject, TextRow, unique_name};
 
 /// Connections of a pool.
@@ -76,6 +77,13 @@ impl<DB: Subject> TestDb<DB> {
     pub(crate) async fn second_pool(&self, connections: u32) -> anyhow::Result<Pool<DB>> {
         anyhow::ensure!(self.mode() != Mode::SqliteMemory, "a database in memory has one pool");
         let pool = DB::connect(&self.0.home, connections).await?;
+        self.0.other_pools.lock().unwrap().push(pool.clone());
+        Ok(pool)
+    }
+
+    /// As [`second_pool`](Self::second_pool), by way of a network that may fail. Servers only.
+    pub(crate) async fn pool_through(&self, proxy: &Proxy, connections: u32) -> anyhow::Result<Pool<DB>> {
+        let pool = DB::connect_by(&self.0.home, proxy.port(), connections).await?;
         self.0.other_pools.lock().unwrap().push(pool.clone());
         Ok(pool)
     }
