@@ -20,6 +20,7 @@ mod load;
 mod outbox;
 mod read;
 mod schema;
+pub mod session;
 mod snapshot;
 
 /// Streams, snapshots and outbox in PostgreSQL, at READ COMMITTED or above.
