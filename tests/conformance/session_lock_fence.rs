@@ -141,9 +141,11 @@ async fn a_fence_works_at_every_isolation_and_in_savepoints(db: TestDb<Postgres>
 async fn fenced_writes_of_a_dead_holder_never_follow_those_of_the_next(db: TestDb<Postgres>) -> Clause {
     db.create_own_table().await?;
     let key = key(&db, &["a"]);
-    let mut written = 0;
-    for holder in 0..10 {
-        let locker = locker(&db).await?;
+    let (mut written, mut lockers) = (0, Vec::new());
+    for _ in 0..10 {
+        lockers.push(locker(&db).await?);
+    }
+    for (holder, locker) in (0..).zip(&lockers) {
         let lock = locker.lock(&key).await?;
         // What the holder before wrote, if it did, is seen at once.
         let seen = db.own_writes().await?;
@@ -157,7 +159,7 @@ async fn fenced_writes_of_a_dead_holder_never_follow_those_of_the_next(db: TestD
                 }
                 late.write_own(&mut tx, holder).await?;
                 tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    tokio::time::sleep(Duration::from_millis(60)).await;
                     tx.commit().await
                 });
                 Ok(true)
@@ -169,13 +171,13 @@ async fn fenced_writes_of_a_dead_holder_never_follow_those_of_the_next(db: TestD
         );
         kills?;
         written += i64::from(writes?);
-        drop(lock);
-        locker.close().await;
     }
     assert!(written > 0);
     let last = locker(&db).await?;
     last.lock(&key).await?.release().await?;
     assert_eq!(db.own_writes().await?, written);
-    last.close().await;
+    for locker in lockers.iter().chain([&last]) {
+        locker.close().await;
+    }
     Ok(())
 }
