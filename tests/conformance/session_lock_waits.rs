@@ -9,12 +9,14 @@ use sqlx::Postgres;
 use tokio::task::JoinSet;
 
 use super::session_lock::{config, eventually, holders, key, locker, started, waiters, waiting};
-use crate::harness::{Clause, TestDb, assert_error, postgres_clauses, scaled};
+use crate::harness::{Clause, TestDb, assert_error, cut_after, postgres_clauses, scaled};
 
 postgres_clauses! {
     a_dropped_wait_ends_at_the_server,
+    waits_given_up_early_use_up_no_connections,
     a_wait_that_runs_into_the_timeout_leaves_the_locker_usable,
     waits_cut_at_any_moment_leave_no_lock_and_no_wait,
+    a_free_key_asked_for_in_vain_is_given_back,
     a_wait_holds_up_no_other_call,
     waits_beyond_the_limit_are_refused,
     callers_of_one_locker_share_a_wait,
@@ -64,16 +66,17 @@ async fn waits_cut_at_any_moment_leave_no_lock_and_no_wait(db: TestDb<Postgres>)
     let (one, two, key) = (locker(&db).await?, locker(&db).await?, key(&db, &["a"]));
     for _ in 0..scaled(60, 2000) {
         let mut lock = one.lock(&key).await?;
-        let cut = Duration::from_micros(fastrand_up_to(12_000));
-        let freed = Duration::from_micros(fastrand_up_to(12_000));
+        let cut = Duration::from_micros(random_up_to(12_000));
+        let freed = Duration::from_micros(random_up_to(12_000));
         let (waited, released) = tokio::join!(tokio::time::timeout(cut, two.lock(&key)), async {
             tokio::time::sleep(freed).await;
             lock.release().await
         });
         released?;
         if let Ok(granted) = waited {
+            let mut granted = granted?;
             assert_eq!(holders(&db, &key).await?, 1);
-            granted?.release().await?;
+            granted.release().await?;
         }
         eventually("it is free", async || Ok(holders(&db, &key).await? + waiters(&db, &key).await? == 0)).await?;
     }
@@ -82,7 +85,36 @@ async fn waits_cut_at_any_moment_leave_no_lock_and_no_wait(db: TestDb<Postgres>)
     Ok(())
 }
 
-fn fastrand_up_to(end: u64) -> u64 {
+async fn waits_given_up_early_use_up_no_connections(db: TestDb<Postgres>) -> Clause {
+    let (one, key) = (locker(&db).await?, key(&db, &["a"]));
+    let two = started(config(&db).with_max_waiters(8)?).await?;
+    let mut lock = one.lock(&key).await?;
+    // Given up while their connection is being opened.
+    for _ in 0..40 {
+        let early = Duration::from_millis(1);
+        assert!(tokio::time::timeout(early, two.lock(&key)).await.is_err());
+    }
+    lock.release().await?;
+    two.lock(&key).await?.release().await?;
+    one.close().await;
+    two.close().await;
+    Ok(())
+}
+
+async fn a_free_key_asked_for_in_vain_is_given_back(db: TestDb<Postgres>) -> Clause {
+    let (locker, key) = (locker(&db).await?, key(&db, &["a"]));
+    for _ in 0..50 {
+        assert!(cut_after(1, locker.lock(&key)).await.is_none());
+        assert!(cut_after(1, locker.try_lock(&key)).await.is_none());
+        let _ = tokio::time::timeout(Duration::from_micros(random_up_to(1500)), locker.lock(&key)).await;
+        eventually("it is free", async || Ok(holders(&db, &key).await? == 0)).await?;
+    }
+    locker.lock(&key).await?.release().await?;
+    locker.close().await;
+    Ok(())
+}
+
+fn random_up_to(end: u64) -> u64 {
     uuid::Uuid::now_v7().as_u64_pair().1 % end
 }
 

@@ -53,7 +53,8 @@ impl SessionLockerConfig {
     }
 
     /// So many connections at most for locks that had to be waited for, beside the one that every
-    /// locker has. A wait beyond them is refused with [`Error::LockerBusy`].
+    /// locker has. A wait beyond them is refused with [`Error::LockerBusy`]; for a few milliseconds
+    /// the connection of a wait that was just given up still counts.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if it is zero.

@@ -34,6 +34,8 @@ pub(super) struct Waiter {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaiterState {
     Opening,
+    /// Is being opened for a key that nobody wants any more.
+    Spare,
     Idle(Instant),
     /// Waits for a key, or holds one.
     Busy,
@@ -120,6 +122,13 @@ impl Sessions {
         let idle = self.waiters.values_mut().find(|waiter| matches!(waiter.state, WaiterState::Idle(_)))?;
         idle.state = WaiterState::Busy;
         Some(idle.link.id)
+    }
+
+    /// A connection that is being opened for nobody.
+    pub(super) fn spare(&mut self) -> Option<u64> {
+        let spare = self.waiters.values_mut().find(|waiter| waiter.state == WaiterState::Spare)?;
+        spare.state = WaiterState::Opening;
+        Some(spare.link.id)
     }
 
     /// Opens one more connection, unless there are enough.

@@ -87,7 +87,8 @@ impl Releaser {
     }
 
     /// Resolves once the connection that holds the lock, and with it the lock, is gone: to
-    /// [`Error::LockLost`], or to [`Error::Closed`] if the locker was closed. Borrows nothing.
+    /// [`Error::LockLost`], or to [`Error::Closed`] if the locker was closed. Borrows nothing. Of a hold
+    /// that was released it tells nothing more.
     ///
     /// An idle connection's loss is noticed within the [heartbeat](super::SessionLockerConfig::with_heartbeat)
     /// and [`ANSWER_TIMEOUT`](super::ANSWER_TIMEOUT), usually within the former.

@@ -63,8 +63,7 @@ impl Table {
         }
         match entry.state {
             State::Trying | State::Held(..) => return,
-            // It will be idle once it is open.
-            State::Opening(_) => {}
+            State::Opening(session) => self.sessions.set_state(session, WaiterState::Spare),
             State::Waiting(session) => self.sessions.doom(session),
         }
         self.entries.remove(&key.advisory_key());
@@ -165,7 +164,7 @@ impl Table {
         let state = if let Some(session) = self.sessions.idle() {
             self.sessions.send(session, Job::Wait { key: key.clone() });
             State::Waiting(session)
-        } else if let Some(session) = self.sessions.open() {
+        } else if let Some(session) = self.sessions.spare().or_else(|| self.sessions.open()) {
             State::Opening(session)
         } else {
             let limit = self.sessions.config.max_waiters;
