@@ -24,6 +24,7 @@ mod outbox;
 mod outbox_stats;
 mod read;
 mod schema;
+pub mod session;
 mod snapshot;
 
 pub use notify::{NOTIFY_CHANNEL, NOTIFY_DEBOUNCE, OutboxNotifier};

@@ -23,7 +23,8 @@
 //! Servers are found by SAGASTORE_TEST_POSTGRES_URL and SAGASTORE_TEST_MYSQL_URL; without one, the trials
 //! of its modes are reported as ignored. A database that is named in SAGASTORE_TEST_ONLY (a comma
 //! list of sqlite, postgres, mysql), or whose URL is set, and that cannot be reached, fails its trials.
-//! SAGASTORE_TEST_UNPREPARED=1 runs all of PostgreSQL's clauses without prepared statements too.
+//! SAGASTORE_TEST_PGBOUNCER_TRANSACTION_URL and SAGASTORE_TEST_PGBOUNCER_SESSION_URL lead to that PostgreSQL
+//! through a pooler. SAGASTORE_TEST_UNPREPARED=1 runs all of PostgreSQL's clauses without prepared statements too.
 
 #![deny(dead_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a clause fails")]
@@ -75,6 +76,20 @@ mod replay;
 mod resource_lock;
 mod rollback;
 mod serialization;
+#[cfg(feature = "postgres")]
+mod session_lock;
+#[cfg(feature = "postgres")]
+mod session_lock_fence;
+#[cfg(feature = "postgres")]
+mod session_lock_life;
+#[cfg(feature = "postgres")]
+mod session_lock_loss;
+#[cfg(feature = "postgres")]
+mod session_lock_pooler;
+#[cfg(feature = "postgres")]
+mod session_lock_transaction;
+#[cfg(feature = "postgres")]
+mod session_lock_waits;
 mod snapshot;
 mod snapshot_due;
 mod snapshot_faults;
@@ -130,6 +145,20 @@ fn main() -> ExitCode {
         resource_lock::clauses,
         rollback::clauses,
         serialization::clauses,
+        #[cfg(feature = "postgres")]
+        session_lock::clauses,
+        #[cfg(feature = "postgres")]
+        session_lock_fence::clauses,
+        #[cfg(feature = "postgres")]
+        session_lock_life::clauses,
+        #[cfg(feature = "postgres")]
+        session_lock_loss::clauses,
+        #[cfg(feature = "postgres")]
+        session_lock_pooler::clauses,
+        #[cfg(feature = "postgres")]
+        session_lock_transaction::clauses,
+        #[cfg(feature = "postgres")]
+        session_lock_waits::clauses,
         snapshot::clauses,
         snapshot_due::clauses,
         snapshot_faults::clauses,

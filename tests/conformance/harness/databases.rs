@@ -24,8 +24,8 @@ pub(crate) struct Databases(HashMap<Kind, Availability>);
 
 impl Databases {
     pub(crate) fn look() -> Self {
-        let only = env::var("SAGASTORE_TEST_ONLY").unwrap_or_default();
-        let only: Vec<&str> = only.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        let only = chosen();
+        let only: Vec<&str> = only.iter().map(String::as_str).collect();
         for name in &only {
             assert!(
                 Kind::ALL.iter().any(|kind| kind.name() == *name),
@@ -39,6 +39,21 @@ impl Databases {
         &self.0[&kind]
     }
 
+    /// As [`availability`](Self::availability), of a server in front of the database.
+    pub(crate) fn availability_in_front(&self, kind: Kind, variable: &str) -> Availability {
+        match self.availability(kind) {
+            Availability::Ready if env::var_os(variable).is_none() => {
+                let reason = format!("{variable} is not set");
+                if chosen().iter().any(|name| name == kind.name()) {
+                    Availability::Missing(reason)
+                } else {
+                    Availability::NotRun(reason)
+                }
+            }
+            other => other.clone(),
+        }
+    }
+
     /// A sentence for each database that is not run.
     pub(crate) fn not_run(&self) -> Vec<String> {
         let sentence = |kind: &Kind| match self.availability(*kind) {
@@ -49,6 +64,12 @@ impl Databases {
         };
         Kind::ALL.iter().filter_map(sentence).collect()
     }
+}
+
+/// The databases named in SAGASTORE_TEST_ONLY.
+fn chosen() -> Vec<String> {
+    let only = env::var("SAGASTORE_TEST_ONLY").unwrap_or_default();
+    only.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 fn look_at(kind: Kind, only: &[&str]) -> Availability {

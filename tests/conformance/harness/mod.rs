@@ -54,6 +54,18 @@ macro_rules! clauses {
 }
 pub(crate) use clauses;
 
+/// Lists the clauses of a file that is about PostgreSQL alone; they take a `TestDb<Postgres>`.
+#[cfg(feature = "postgres")]
+macro_rules! postgres_clauses {
+    ($($name:ident),+ $(,)?) => {
+        pub(crate) fn clauses(suite: &mut $crate::harness::Suite) {
+            $(suite.add::<sqlx::Postgres, _>(module_path!(), stringify!($name), $crate::harness::POSTGRES, $name);)+
+        }
+    };
+}
+#[cfg(feature = "postgres")]
+pub(crate) use postgres_clauses;
+
 /// Asserts that a result is an error of this form, and gives what the pattern takes from it.
 macro_rules! assert_error {
     ($result:expr, $pattern:pat $(if $guard:expr)? $(=> $value:expr)? $(,)?) => {

@@ -56,8 +56,32 @@ impl Suite {
         }
     }
 
+    /// Adds a clause that needs a further server in front of a database, whose URL is in this variable.
+    pub(crate) fn add_in_front<DB, F>(
+        &mut self,
+        variable: &'static str,
+        name: &str,
+        mode: Mode,
+        body: impl Fn(TestDb<DB>) -> F + Copy + Send + 'static,
+    ) where
+        DB: Subject,
+        F: Future<Output = Clause> + 'static,
+    {
+        let availability = self.databases.availability_in_front(DB::KIND, variable);
+        self.trial_if(availability, DB::KIND, format!("{mode}::{name}"), move || run(mode, body));
+    }
+
     fn trial(&mut self, kind: Kind, name: String, body: impl FnOnce() -> Result<(), Failed> + Send + 'static) {
-        let availability = self.databases.availability(kind).clone();
+        self.trial_if(self.databases.availability(kind).clone(), kind, name, body);
+    }
+
+    fn trial_if(
+        &mut self,
+        availability: Availability,
+        kind: Kind,
+        name: String,
+        body: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+    ) {
         self.trials.push(Trial::ignorable_test(name, move || match availability {
             Availability::Ready => body().map(|()| Completion::Completed),
             Availability::NotRun(reason) => Ok(Completion::ignored_with(reason)),
