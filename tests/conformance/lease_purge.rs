@@ -175,23 +175,17 @@ async fn a_purge_passes_by_what_a_transaction_is_fenced_by<DB: Subject>(db: Test
     Ok(())
 }
 
-async fn a_purge_of_very_many_keeps_nobody_waiting<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let number = scaled(20_000, 1_000_000);
-    let lock = db.lock(LONG_LEASE);
-    insert_free(&db, 0..number).await?;
-    let purging = tokio::spawn({
-        let lock = lock.clone();
-        async move { lock.purge().await }
-    });
+/// The 99th percentile of obtaining and releasing, by two clients at once, in the midst of so many other resources.
+async fn p99_of_leases<DB: Subject>(db: &TestDb<DB>, others: u32) -> anyhow::Result<Duration> {
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..2 {
-        let lock = lock.clone();
+        let lock = db.lock(LONG_LEASE);
         clients.spawn(async move {
             let mut latencies = Vec::new();
             while latencies.len() < 300 {
-                // In the midst of the others; a new one, and one that is there already.
-                let near = fastrand::u32(0..number);
-                for id in [format!("free {near:07} of {client}"), format!("free {near:07} of {client}")] {
+                // One that is new, and is there already the second time.
+                let id = format!("free {:07} of {client}", fastrand::u32(0..others));
+                for _ in 0..2 {
                     let begun = Instant::now();
                     let lease = obtain(&lock, &id, "a").await?;
                     ensure!(lock.release(&lease).await?);
@@ -205,10 +199,21 @@ async fn a_purge_of_very_many_keeps_nobody_waiting<DB: Subject>(db: TestDb<DB>) 
     for client in clients.join_all().await {
         latencies.extend(client?);
     }
-    let purged = purging.await??;
     latencies.sort();
-    let p99 = latencies[latencies.len() * 99 / 100];
-    println!("{}: p99 {p99:?}, longest {:?}", db.mode(), latencies[latencies.len() - 1]);
-    ensure!(purged >= u64::from(number) && p99 < millis(100), "{purged} purged, p99 {p99:?}");
+    Ok(latencies[latencies.len() * 99 / 100])
+}
+
+async fn a_purge_of_very_many_keeps_nobody_waiting<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let number = scaled(20_000, 1_000_000);
+    let lock = db.lock(LONG_LEASE);
+    insert_free(&db, 0..number).await?;
+    let purging = tokio::spawn(async move { lock.purge().await });
+    let during = p99_of_leases(&db, number).await?;
+    let purged = purging.await??;
+    // A machine that is busy with other things is slow without a purge, too.
+    let alone = p99_of_leases(&db, number).await?;
+    println!("{}: p99 {during:?}, without a purge {alone:?}", db.mode());
+    ensure!(purged >= u64::from(number), "{purged} purged");
+    ensure!(during < millis(100).max(4 * alone), "p99 {during:?}, without a purge {alone:?}");
     Ok(())
 }
