@@ -137,7 +137,9 @@ async fn sessions_and_transactions_exclude_each_other(db: TestDb<Postgres>) -> C
     let mut tx = db.begin().await?;
     assert!(!TransactionLocker::new(&mut tx).try_lock(&key).await?);
     // A refused try keeps nobody from fencing.
-    lock.fence(&mut db.begin().await?).await?;
+    let mut fenced = db.begin().await?;
+    lock.fence(&mut fenced).await?;
+    fenced.rollback().await?;
     lock.release().await?;
     assert!(TransactionLocker::new(&mut tx).try_lock(&key).await?);
     let (waits, wanted) = (locker.clone(), key.clone());
