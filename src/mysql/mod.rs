@@ -15,6 +15,7 @@ use crate::message_store::{CommitPage, LoadRequest, Loaded, UnitCommit};
 use crate::stream_name::StreamName;
 use crate::streams::StreamTables;
 
+mod acknowledge;
 mod append;
 mod commit;
 mod dead_letter;

@@ -5,6 +5,7 @@ use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
+use super::acknowledge::{count_marked, delete, unmark};
 use super::{MySqlStore, classify, outbox_stats, read, text};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -106,14 +107,10 @@ impl OutboxTables<MySql> for MySqlStore {
     }
 
     async fn delete(&self, tx: &mut Transaction<'_, MySql>, ids: &[OutboxId]) -> Result<u64> {
-        let mut gone = 0;
-        for id in ids {
-            match delete(tx, *id).await {
-                Ok(count) => gone += count,
-                Err(error) => return Err(classify("acknowledging messages of the outbox", error)),
-            }
+        match delete(tx, ids).await {
+            Ok(gone) => Ok(gone),
+            Err(error) => Err(classify("acknowledging messages of the outbox", error)),
         }
-        Ok(gone)
     }
 
     async fn outbox_stats(&self, conn: &mut MySqlConnection) -> Result<OutboxStats> {
@@ -298,65 +295,6 @@ async fn select_waiting(
     .await
 }
 
-/// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
-fn keys(commits: &[OutboxId]) -> String {
-    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
-    format!("[{}]", keys.join(","))
-}
-
-/// Locks the commits: of two that acknowledge one, one finds that the mark is gone.
-async fn count_marked(conn: &mut MySqlConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<(OutboxId, u64)>> {
-    sqlx::query(
-        "SELECT
-            c.undelivered,
-            c.stream_id,
-            c.commit_no,
-            c.message_count
-        FROM JSON_TABLE(
-            ?,
-            '$[*]' COLUMNS (
-                stream_id BIGINT PATH '$[0]',
-                commit_no BIGINT PATH '$[1]'
-            )
-        ) AS k
-        STRAIGHT_JOIN saga_commit AS c
-            ON c.stream_id = k.stream_id
-            AND c.commit_no = k.commit_no
-        WHERE c.undelivered IS NOT NULL
-        FOR UPDATE",
-    )
-    .bind(keys(commits))
-    .try_map(|row: MySqlRow| {
-        let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let count = u64::try_from(row.try_get::<i64, _>(3)?).unwrap_or_default();
-        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, count))
-    })
-    .fetch_all(conn)
-    .await
-}
-
-async fn unmark(conn: &mut MySqlConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
-    let marked = count_marked(&mut *conn, commits).await?;
-    sqlx::query(
-        "UPDATE JSON_TABLE(
-            ?,
-            '$[*]' COLUMNS (
-                stream_id BIGINT PATH '$[0]',
-                commit_no BIGINT PATH '$[1]'
-            )
-        ) AS k
-        STRAIGHT_JOIN saga_commit AS c
-            ON c.stream_id = k.stream_id
-            AND c.commit_no = k.commit_no
-        SET c.undelivered = NULL
-        WHERE c.undelivered IS NOT NULL",
-    )
-    .bind(keys(commits))
-    .execute(conn)
-    .await?;
-    Ok(marked.into_iter().map(|(_, messages)| messages).sum())
-}
-
 /// The time for a new record. A statement of its own: within the insert, it would lock what others are
 /// about to insert.
 async fn next_time(conn: &mut MySqlConnection, partition: i64) -> sqlx::Result<i64> {
@@ -402,31 +340,4 @@ async fn insert(conn: &mut MySqlConnection, message: &LeftOver, available_at: i6
     .execute(conn)
     .await?;
     Ok(())
-}
-
-async fn delete(conn: &mut MySqlConnection, id: OutboxId) -> sqlx::Result<u64> {
-    // Two statements: in one, no index would be searched.
-    let deleted = if id.stream > 0 {
-        sqlx::query(
-            "DELETE FROM saga_outbox_message
-            WHERE origin_id = ?
-                AND commit_no = ?
-                AND message_index = ?",
-        )
-        .bind(id.stream)
-        .bind(id.commit_number)
-        .bind(id.index)
-        .execute(conn)
-        .await?
-    } else {
-        sqlx::query(
-            "DELETE FROM saga_outbox_message
-            WHERE message_no = ?
-                AND stream_id = 0",
-        )
-        .bind(id.row)
-        .execute(conn)
-        .await?
-    };
-    Ok(deleted.rows_affected())
 }

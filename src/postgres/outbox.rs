@@ -5,6 +5,7 @@ use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Postgres, Row, Transaction};
 
+use super::acknowledge::{count_marked, delete, insert_left_over, lock_mark, unmark};
 use super::{PostgresStore, classify, outbox_stats, read};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -86,14 +87,10 @@ impl OutboxTables<Postgres> for PostgresStore {
     }
 
     async fn delete(&self, tx: &mut Transaction<'_, Postgres>, ids: &[OutboxId]) -> Result<u64> {
-        let mut gone = 0;
-        for id in ids {
-            match delete(tx, *id).await {
-                Ok(count) => gone += count,
-                Err(error) => return Err(classify("acknowledging messages of the outbox", error)),
-            }
+        match delete(tx, ids).await {
+            Ok(gone) => Ok(gone),
+            Err(error) => Err(classify("acknowledging messages of the outbox", error)),
         }
-        Ok(gone)
     }
 
     async fn outbox_stats(&self, conn: &mut PgConnection) -> Result<OutboxStats> {
@@ -273,73 +270,6 @@ async fn select_waiting(
     .await
 }
 
-/// The primary keys of marks, a column each.
-fn keys(commits: &[OutboxId]) -> [Vec<i64>; 3] {
-    let column = |part: fn(&OutboxId) -> i64| commits.iter().map(part).collect();
-    [column(|id| id.recorded_at), column(|id| id.stream), column(|id| id.commit_number)]
-}
-
-async fn lock_mark(conn: &mut PgConnection, commit: OutboxId) -> sqlx::Result<bool> {
-    let locked = sqlx::query_scalar::<_, i32>(
-        "SELECT message_count
-        FROM saga_outbox
-        WHERE recorded_at = $1
-            AND stream_id = $2
-            AND commit_no = $3
-        FOR UPDATE",
-    )
-    .bind(commit.recorded_at)
-    .bind(commit.stream)
-    .bind(commit.commit_number)
-    .fetch_optional(conn)
-    .await?;
-    Ok(locked.is_some())
-}
-
-async fn count_marked(conn: &mut PgConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<(OutboxId, u64)>> {
-    let [recorded_at, stream, commit_number] = keys(commits);
-    sqlx::query(
-        "SELECT
-            o.recorded_at,
-            o.stream_id,
-            o.commit_no,
-            o.message_count
-        FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS k (recorded_at, stream_id, commit_no)
-        JOIN saga_outbox AS o
-            ON o.recorded_at = k.recorded_at
-            AND o.stream_id = k.stream_id
-            AND o.commit_no = k.commit_no",
-    )
-    .bind(recorded_at)
-    .bind(stream)
-    .bind(commit_number)
-    .try_map(|row: PgRow| {
-        let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let count = u64::try_from(row.try_get::<i32, _>(3)?).unwrap_or_default();
-        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, count))
-    })
-    .fetch_all(conn)
-    .await
-}
-
-async fn unmark(conn: &mut PgConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
-    let [recorded_at, stream, commit_number] = keys(commits);
-    let messages = sqlx::query_scalar::<_, i32>(
-        "DELETE FROM saga_outbox AS o
-        USING UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS k (recorded_at, stream_id, commit_no)
-        WHERE o.recorded_at = k.recorded_at
-            AND o.stream_id = k.stream_id
-            AND o.commit_no = k.commit_no
-        RETURNING o.message_count",
-    )
-    .bind(recorded_at)
-    .bind(stream)
-    .bind(commit_number)
-    .fetch_all(conn)
-    .await?;
-    Ok(messages.into_iter().filter_map(|count| u64::try_from(count).ok()).sum())
-}
-
 async fn insert_new(conn: &mut PgConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO saga_outbox_message (
@@ -376,60 +306,4 @@ async fn insert_new(conn: &mut PgConnection, record: &NewOutboxRecord, contents:
     .execute(conn)
     .await?;
     Ok(())
-}
-
-async fn insert_left_over(conn: &mut PgConnection, message: &LeftOver, contents: &str) -> sqlx::Result<()> {
-    sqlx::query(
-        "INSERT INTO saga_outbox_message (
-            partition_no,
-            recorded_at,
-            stream_id,
-            commit_no,
-            message_index,
-            available_at,
-            aggregate_type,
-            aggregate_id,
-            contents,
-            body
-        )
-        VALUES (
-            $1,
-            $2,
-            $3,
-            $4,
-            $5,
-            0,
-            $6,
-            $7,
-            $8,
-            $9
-        )",
-    )
-    .bind(message.partition)
-    .bind(message.id.recorded_at)
-    .bind(message.id.stream)
-    .bind(message.id.commit_number)
-    .bind(message.id.index)
-    .bind(message.aggregate_type.as_str())
-    .bind(message.aggregate_id.as_str())
-    .bind(contents)
-    .bind(&*message.envelope.payload)
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn delete(conn: &mut PgConnection, id: OutboxId) -> sqlx::Result<u64> {
-    let deleted = sqlx::query(
-        "DELETE FROM saga_outbox_message
-        WHERE (message_no = $1 AND stream_id = 0)
-            OR ($2 > 0 AND stream_id = $2 AND commit_no = $3 AND message_index = $4)",
-    )
-    .bind(id.row)
-    .bind(id.stream)
-    .bind(id.commit_number)
-    .bind(id.index)
-    .execute(conn)
-    .await?;
-    Ok(deleted.rows_affected())
 }

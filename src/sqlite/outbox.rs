@@ -5,6 +5,7 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
+use super::acknowledge::{count_marked, delete, insert_left_over, unmark};
 use super::{SqliteStore, explain, outbox_stats, read};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -94,14 +95,10 @@ impl OutboxTables<Sqlite> for SqliteStore {
     }
 
     async fn delete(&self, tx: &mut Transaction<'_, Sqlite>, ids: &[OutboxId]) -> Result<u64> {
-        let mut gone = 0;
-        for id in ids {
-            match delete(tx, *id).await {
-                Ok(count) => gone += count,
-                Err(error) => return Err(explain(tx, "acknowledging messages of the outbox", error).await),
-            }
+        match delete(tx, ids).await {
+            Ok(gone) => Ok(gone),
+            Err(error) => Err(explain(tx, "acknowledging messages of the outbox", error).await),
         }
-        Ok(gone)
     }
 
     async fn outbox_stats(&self, conn: &mut SqliteConnection) -> Result<OutboxStats> {
@@ -281,48 +278,6 @@ async fn select_waiting(
     .await
 }
 
-/// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
-fn keys(commits: &[OutboxId]) -> String {
-    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
-    format!("[{}]", keys.join(","))
-}
-
-async fn count_marked(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<(OutboxId, u64)>> {
-    sqlx::query(
-        "SELECT
-            c.undelivered,
-            c.stream_id,
-            c.commit_no,
-            c.message_count
-        FROM json_each(?1) AS k
-        JOIN saga_commit AS c
-            ON c.stream_id = k.value ->> 0
-            AND c.commit_no = k.value ->> 1
-        WHERE c.undelivered IS NOT NULL",
-    )
-    .bind(keys(commits))
-    .try_map(|row: SqliteRow| {
-        let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, row.try_get(3)?))
-    })
-    .fetch_all(conn)
-    .await
-}
-
-async fn unmark(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
-    let marked = count_marked(conn, commits).await?;
-    sqlx::query(
-        "UPDATE saga_commit
-        SET undelivered = NULL
-        WHERE (stream_id, commit_no) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
-            AND undelivered IS NOT NULL",
-    )
-    .bind(keys(commits))
-    .execute(conn)
-    .await?;
-    Ok(marked.into_iter().map(|(_, messages)| messages).sum())
-}
-
 async fn insert_new(conn: &mut SqliteConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO saga_outbox_message (
@@ -359,60 +314,4 @@ async fn insert_new(conn: &mut SqliteConnection, record: &NewOutboxRecord, conte
     .execute(conn)
     .await?;
     Ok(())
-}
-
-async fn insert_left_over(conn: &mut SqliteConnection, message: &LeftOver, contents: &str) -> sqlx::Result<()> {
-    sqlx::query(
-        "INSERT INTO saga_outbox_message (
-            partition_no,
-            recorded_at,
-            stream_id,
-            commit_no,
-            message_index,
-            available_at,
-            aggregate_type,
-            aggregate_id,
-            contents,
-            body
-        )
-        VALUES (
-            ?1,
-            ?2,
-            ?3,
-            ?4,
-            ?5,
-            0,
-            ?6,
-            ?7,
-            ?8,
-            ?9
-        )",
-    )
-    .bind(message.partition)
-    .bind(message.id.recorded_at)
-    .bind(message.id.stream)
-    .bind(message.id.commit_number)
-    .bind(message.id.index)
-    .bind(message.aggregate_type.as_str())
-    .bind(message.aggregate_id.as_str())
-    .bind(contents)
-    .bind(&*message.envelope.payload)
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn delete(conn: &mut SqliteConnection, id: OutboxId) -> sqlx::Result<u64> {
-    let deleted = sqlx::query(
-        "DELETE FROM saga_outbox_message
-        WHERE (message_no = ?1 AND stream_id = 0)
-            OR (?2 > 0 AND stream_id = ?2 AND commit_no = ?3 AND message_index = ?4)",
-    )
-    .bind(id.row)
-    .bind(id.stream)
-    .bind(id.commit_number)
-    .bind(id.index)
-    .execute(conn)
-    .await?;
-    Ok(deleted.rows_affected())
 }

@@ -1,0 +1,137 @@
+//! Taking messages out of the outbox, and keeping what is left of a commit.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use crate::outbox::{LeftOver, OutboxId};
+
+/// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
+fn keys(commits: &[OutboxId]) -> String {
+    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
+    format!("[{}]", keys.join(","))
+}
+
+pub(super) async fn count_marked(
+    conn: &mut SqliteConnection,
+    commits: &[OutboxId],
+) -> sqlx::Result<Vec<(OutboxId, u64)>> {
+    sqlx::query(
+        "SELECT
+            c.undelivered,
+            c.stream_id,
+            c.commit_no,
+            c.message_count
+        FROM json_each(?1) AS k
+        JOIN saga_commit AS c
+            ON c.stream_id = k.value ->> 0
+            AND c.commit_no = k.value ->> 1
+        WHERE c.undelivered IS NOT NULL",
+    )
+    .bind(keys(commits))
+    .try_map(|row: SqliteRow| {
+        let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, row.try_get(3)?))
+    })
+    .fetch_all(conn)
+    .await
+}
+
+pub(super) async fn unmark(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
+    let marked = count_marked(conn, commits).await?;
+    sqlx::query(
+        "UPDATE saga_commit
+        SET undelivered = NULL
+        WHERE (stream_id, commit_no) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
+            AND undelivered IS NOT NULL",
+    )
+    .bind(keys(commits))
+    .execute(conn)
+    .await?;
+    Ok(marked.into_iter().map(|(_, messages)| messages).sum())
+}
+
+pub(super) async fn insert_left_over(
+    conn: &mut SqliteConnection,
+    message: &LeftOver,
+    contents: &str,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO saga_outbox_message (
+            partition_no,
+            recorded_at,
+            stream_id,
+            commit_no,
+            message_index,
+            available_at,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body
+        )
+        VALUES (
+            ?1,
+            ?2,
+            ?3,
+            ?4,
+            ?5,
+            0,
+            ?6,
+            ?7,
+            ?8,
+            ?9
+        )",
+    )
+    .bind(message.partition)
+    .bind(message.id.recorded_at)
+    .bind(message.id.stream)
+    .bind(message.id.commit_number)
+    .bind(message.id.index)
+    .bind(message.aggregate_type.as_str())
+    .bind(message.aggregate_id.as_str())
+    .bind(contents)
+    .bind(&*message.envelope.payload)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Records of their own are found by their number, what is left of commits by its place.
+pub(super) async fn delete(conn: &mut SqliteConnection, ids: &[OutboxId]) -> sqlx::Result<u64> {
+    let (own, left): (Vec<_>, Vec<_>) = ids.iter().partition(|id| id.stream == 0);
+    let mut gone = 0;
+    if !own.is_empty() {
+        gone += delete_own(conn, &own).await?;
+    }
+    if !left.is_empty() {
+        gone += delete_left_over(conn, &left).await?;
+    }
+    Ok(gone)
+}
+
+async fn delete_own(conn: &mut SqliteConnection, ids: &[&OutboxId]) -> sqlx::Result<u64> {
+    let numbers: Vec<_> = ids.iter().map(|id| id.row.to_string()).collect();
+    let deleted = sqlx::query(
+        "DELETE FROM saga_outbox_message
+        WHERE message_no IN (SELECT value FROM json_each(?1))
+            AND stream_id = 0",
+    )
+    .bind(format!("[{}]", numbers.join(",")))
+    .execute(conn)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+async fn delete_left_over(conn: &mut SqliteConnection, ids: &[&OutboxId]) -> sqlx::Result<u64> {
+    let place = |id: &&OutboxId| format!("[{},{},{}]", id.stream, id.commit_number, id.index);
+    let places: Vec<_> = ids.iter().map(place).collect();
+    let deleted = sqlx::query(
+        "DELETE FROM saga_outbox_message
+        WHERE (stream_id, commit_no, message_index)
+                IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1))
+            AND stream_id > 0",
+    )
+    .bind(format!("[{}]", places.join(",")))
+    .execute(conn)
+    .await?;
+    Ok(deleted.rows_affected())
+}
