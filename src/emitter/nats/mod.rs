@@ -35,9 +35,9 @@ pub const DEFAULT_ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// the time of an outage on top. NATS's default is two minutes. A message that is tried again later than that stands in
 /// the stream twice, with the same id.
 ///
-/// The stream must exist, with subjects that cover those of the topic function (`outbox-*` does for no default topic,
-/// because wildcards stand for whole tokens; `>` or the very names do), and should be kept on file. A message whose
-/// subject no stream covers fails with [`NatsError::NoStream`].
+/// The stream must exist and should be kept on file. Its subjects must cover those of the topic function; default topics
+/// are of one token each, such as `outbox-order-shipped`, which a stream names one by one. A message whose subject no
+/// stream covers fails with [`NatsError::NoStream`].
 ///
 /// A subject is never changed: one that NATS does not allow (empty, with white space, control characters, wildcards or
 /// empty tokens), one longer than [`MAX_SUBJECT_BYTES`], or one of the server's own below `$JS` and `$SYS` fails with
