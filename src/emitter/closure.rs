@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 
 use async_trait::async_trait;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 
+use super::each::send_each;
 use super::{Delivery, Emitter};
 use crate::error::Cause;
 use crate::outbox::OutboxRecord;
@@ -49,16 +47,6 @@ where
     E: Into<Cause>,
 {
     async fn emit(&self, batch: Vec<Delivery>) {
-        // A panic fails the record that it is about, and no other.
-        let send = |delivery: Delivery| async {
-            let sent = AssertUnwindSafe(async { (self.0)(delivery.record().clone()).await }).catch_unwind().await;
-            match sent {
-                Ok(Ok(())) => delivery.delivered(),
-                Ok(Err(error)) => delivery.failed(error),
-                Err(_) => drop(delivery),
-            }
-        };
-        let mut sending: FuturesUnordered<_> = batch.into_iter().map(send).collect();
-        while sending.next().await.is_some() {}
+        send_each(batch, |record| (self.0)((*record).clone())).await;
     }
 }

@@ -72,6 +72,10 @@ impl Delivery {
         &self.record
     }
 
+    pub(super) fn shared_record(&self) -> Arc<OutboxRecord> {
+        Arc::clone(&self.record)
+    }
+
     /// Reports that the other side has confirmed that it keeps the message.
     pub fn delivered(mut self) {
         self.report(Ok(()));

@@ -3,6 +3,11 @@
 mod channel;
 mod closure;
 mod delivery;
+mod each;
+#[cfg(feature = "nats")]
+pub mod nats;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 mod topic;
 
 use async_trait::async_trait;

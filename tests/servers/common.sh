@@ -174,10 +174,28 @@ start_on_free_port() {
     if wait_until_ready "$server_pid" "probe_$name" 2>"$work/$name-client.log"; then
       return
     fi
-    grep -q 'Address already in use' "$log" || break
+    grep -qi -e 'address already in use' -e eaddrinuse "$log" || break
     say "$name: port taken (attempt $tries)"
   done
   fail_with_log "$name did not start" "$work/$name-client.log" "$log"
+}
+
+# launch_server NAME COMMAND...: runs COMMAND as the server's user, which `as` says, and
+# writes a script by which a test can run it again. That one is not ended with this
+# script by the kernel, since it is the test that starts it.
+launch_server() {
+  local name=$1 part
+  local -n launched_pid=${name}_pid
+  local -a again=()
+  shift
+  for part in "${as[@]}"; do
+    [[ $part == --pdeathsig=* ]] || again+=("$part")
+  done
+  printf '#!/bin/sh\nexec setsid %s </dev/null >>%q 2>&1\n' \
+    "$(printf '%q ' "${again[@]}" "$@")" "$work/$name.log" >"$work/$name.restart"
+  chmod 700 "$work/$name.restart"
+  setsid "${as[@]}" "$@" &
+  launched_pid=$!
 }
 
 # ---- stopping -------------------------------------------------------------
@@ -213,7 +231,7 @@ server_pids() {
   local -n first_pid=$1_pid
   [[ -n $first_pid ]] || return 0
   head -q -n 1 "$work/$1/server.pid" "$work/$1/data/postmaster.pid" 2>/dev/null || true
-  printf '%s\n' "$first_pid"
+  printf '\n%s\n' "$first_pid" # a pid file may lack the end of its line
 }
 
 is_running() {

@@ -9,6 +9,9 @@ use super::mode::Kind;
 /// How long a server may take to answer.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(10);
 
+/// What it may name beside databases, for the tests of the emitters.
+const BROKERS: [&str; 2] = ["nats", "rabbitmq"];
+
 /// What became of a database.
 #[derive(Clone, Debug)]
 pub(crate) enum Availability {
@@ -28,8 +31,8 @@ impl Databases {
         let only: Vec<&str> = only.iter().map(String::as_str).collect();
         for name in &only {
             assert!(
-                Kind::ALL.iter().any(|kind| kind.name() == *name),
-                "SAGASTORE_TEST_ONLY names {name:?}, which is none of sqlite, postgres, mysql"
+                Kind::ALL.iter().any(|kind| kind.name() == *name) || BROKERS.contains(name),
+                "SAGASTORE_TEST_ONLY names {name:?}, which is none of sqlite, postgres, mysql, nats, rabbitmq"
             );
         }
         Self(Kind::ALL.into_iter().map(|kind| (kind, look_at(kind, &only))).collect())
