@@ -18,8 +18,9 @@ pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(3);
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How many batches one dispatcher has under way at a time, by default. Each is of partitions of its own.
 pub const DEFAULT_DISPATCH_WORKERS: u32 = 4;
-/// How long an emitter may take for one message, by default.
-pub const DEFAULT_EMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an emitter may take for one message, by default: longer than the emitters' own limits, and shorter than
+/// a lease.
+pub const DEFAULT_EMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a dispatcher that is stopped waits for messages that are under way, by default.
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(5);
 

@@ -16,9 +16,13 @@ mod messages;
 mod nats;
 mod proxy;
 mod rabbitmq;
+mod relay;
 mod suite;
 
 fn main() -> ExitCode {
+    if let Some(done) = relay::job() {
+        return done;
+    }
     let command_line = arguments::CommandLine::read();
     let mut suite = suite::Suite::new();
     nats::trials(&mut suite);

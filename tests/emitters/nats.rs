@@ -16,6 +16,7 @@ use crate::messages::{
     Held, check_streams, deliver, deliver_in_order, emit, failure, id_of, message, records, streams,
 };
 use crate::proxy::Proxy;
+use crate::relay;
 use crate::suite::{Outcome, trials};
 
 trials! { Kind::Nats;
@@ -29,6 +30,8 @@ trials! { Kind::Nats;
     five_thousand_messages_at_once_are_all_kept,
     a_frozen_server_fails_messages_in_time,
     a_killed_server_loses_doubles_and_reorders_nothing,
+    dispatchers_killed_before_they_acknowledge_lose_double_and_reorder_nothing,
+    the_example_finds_each_message_once_and_in_order,
 }
 
 const LONG_TIMEOUT: Duration = Duration::from_secs(20);
@@ -66,10 +69,7 @@ impl Subject {
     }
 
     fn emitter_by(&self, context: Context) -> NatsEmitter {
-        let prefix = self.prefix.clone();
-        NatsEmitter::new(context)
-            .topic(move |record| format!("{prefix}.{}", default_topic(record)))
-            .ack_timeout(LONG_TIMEOUT)
+        emitter_below(context, &self.prefix)
     }
 
     /// All that the stream keeps, in its order.
@@ -90,6 +90,35 @@ impl Subject {
         let held = |message: StreamMessage| Some((id(&message)?, message.payload.to_vec()));
         self.kept().await?.into_iter().map(|message| held(message).context("no message id")).collect()
     }
+}
+
+fn emitter_below(context: Context, prefix: &str) -> NatsEmitter {
+    let prefix = prefix.to_owned();
+    NatsEmitter::new(context)
+        .topic(move |record| format!("{prefix}.{}", default_topic(record)))
+        .ack_timeout(LONG_TIMEOUT)
+}
+
+/// An emitter for another process.
+pub(crate) async fn emitter_to(url: &str, prefix: &str) -> anyhow::Result<NatsEmitter> {
+    Ok(emitter_below(connect(url).await?, prefix))
+}
+
+async fn dispatchers_killed_before_they_acknowledge_lose_double_and_reorder_nothing(broker: Broker) -> Outcome {
+    let mut subject = Subject::create(&broker, |_| {}).await?;
+    let streams = relay::through_killed_processes(Kind::Nats, &broker.url, &subject.prefix).await?;
+    assert_eq!(check_streams(&subject.held().await?, &streams)?, 0, "a message is kept twice");
+    Ok(())
+}
+
+/// As `cargo test` built it.
+async fn the_example_finds_each_message_once_and_in_order(broker: Broker) -> Outcome {
+    let folder = std::env::current_exe()?.parent().and_then(std::path::Path::parent).context("no folder")?.to_owned();
+    let example = folder.join("examples/outbox_nats");
+    let run = move || std::process::Command::new(&example).arg(&broker.url).output();
+    let run = tokio::task::spawn_blocking(run).await?.context("build it with `cargo test` as a whole")?;
+    ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    Ok(())
 }
 
 async fn connect(url: &str) -> anyhow::Result<Context> {

@@ -17,6 +17,7 @@ use crate::messages::{
     Held, check_streams, deliver, deliver_in_order, emit, failure, id_of, message, records, streams,
 };
 use crate::proxy::Proxy;
+use crate::relay;
 use crate::suite::{Outcome, trials};
 
 trials! { Kind::RabbitMq;
@@ -31,12 +32,21 @@ trials! { Kind::RabbitMq;
     without_a_broker_messages_fail_in_time,
     a_frozen_broker_fails_messages_in_time,
     a_killed_broker_loses_and_reorders_nothing,
+    dispatchers_killed_before_they_acknowledge_lose_and_reorder_nothing,
 }
 
 const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much longer than its time limits a batch may take on a busy machine.
 const TOLERANCE: Duration = Duration::from_secs(2);
+
+/// An emitter to an exchange.
+pub(crate) fn emitter_to(url: &str, exchange: &str) -> RabbitMqEmitter {
+    RabbitMqEmitter::from_uri(exchange, url)
+        .unwrap()
+        .topic(|record| format!("good.{}", default_topic(record)))
+        .confirm_timeout(LONG_TIMEOUT)
+}
 
 /// A topic exchange and a durable queue of a trial's own.
 struct Place {
@@ -73,10 +83,7 @@ impl Place {
     }
 
     fn emitter_at(&self, url: &str) -> RabbitMqEmitter {
-        RabbitMqEmitter::from_uri(&self.name, url)
-            .unwrap()
-            .topic(|record| format!("good.{}", default_topic(record)))
-            .confirm_timeout(LONG_TIMEOUT)
+        emitter_to(url, &self.name)
     }
 
     /// Takes all that is in the queue, in its order.
@@ -319,6 +326,14 @@ async fn a_frozen_broker_fails_messages_in_time(broker: Broker) -> Outcome {
     deliver(&emitter, records[1..].to_vec(), LONG_TIMEOUT).await?;
     let held: std::collections::BTreeSet<_> = place.held().await?.into_iter().map(|(id, _)| id).collect();
     assert_eq!(held, records.iter().map(id_of).collect());
+    Ok(())
+}
+
+async fn dispatchers_killed_before_they_acknowledge_lose_and_reorder_nothing(broker: Broker) -> Outcome {
+    let place = Place::create(&broker).await?;
+    let streams = relay::through_killed_processes(Kind::RabbitMq, &broker.url, &place.name).await?;
+    let duplicates = check_streams(&place.held().await?, &streams)?;
+    ensure!(duplicates > 0, "no process was killed between publishing and acknowledging");
     Ok(())
 }
 

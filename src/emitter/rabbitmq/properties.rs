@@ -74,7 +74,13 @@ mod tests {
         let mut envelope = Envelope::new(MessageKind::Event, "Paid", 1, "text/plain", "1 €").expect("valid");
         envelope.created_at = Timestamp::from_micros(1_700_000_000_999_999);
         envelope.metadata.extend(metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        OutboxRecord { id: OutboxId::START, aggregate_type: "order".into(), aggregate_id: "1".into(), envelope }
+        OutboxRecord {
+            id: OutboxId::START,
+            aggregate_type: "order".into(),
+            aggregate_id: "1".into(),
+            envelope,
+            attempts: 0,
+        }
     }
 
     fn refusal(metadata: &[(&str, String)]) -> String {
