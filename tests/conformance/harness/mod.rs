@@ -10,6 +10,7 @@ mod mode;
 mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod relay;
 pub(crate) mod sample;
 mod sqlite;
 mod subject;
@@ -24,6 +25,7 @@ pub(crate) use cut::cut_after;
 pub(crate) use invariants::without_time;
 pub(crate) use log::Log;
 pub(crate) use mode::*;
+pub(crate) use relay::{Relay, Sent, amount, attempts, quick};
 #[allow(unused_imports, reason = "a tool for clauses with more than one database")]
 pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};
