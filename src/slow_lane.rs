@@ -4,7 +4,7 @@ use crate::contents::{self, CommonCause, Texts};
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::ids::Offset;
-use crate::outbox::{DeadLetter, DeadLetters, OutboxId, OutboxRecord};
+use crate::outbox::{Damage, DeadLetter, DeadLetters, OrderKey, OutboxId, OutboxRecord, WaitingPage};
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
@@ -28,11 +28,35 @@ pub(crate) fn contents(message: &Envelope) -> Result<String> {
     encoded.map_err(|fault| Error::Unencodable { what: "index of the message".to_owned(), source: fault.into() })
 }
 
-/// A message of a commit keeps the id it had in the fast lane; so its row number is no part of it.
-pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
-    let SlowRow { recorded_at, stream, commit_number, index, aggregate_type, aggregate_id, contents, body, .. } = row;
-    let attempts = u32::try_from(row.attempts).unwrap_or(u32::MAX);
-    let id = OutboxId { recorded_at, stream, commit_number, index, row: if stream == 0 { row.row } else { 0 } };
+impl SlowRow {
+    /// A message of a commit keeps the id it had in the fast lane; so its row number is no part of it.
+    fn id(&self) -> OutboxId {
+        OutboxId {
+            recorded_at: self.recorded_at,
+            stream: self.stream,
+            commit_number: self.commit_number,
+            index: self.index,
+            row: if self.stream == 0 { self.row } else { 0 },
+        }
+    }
+}
+
+/// Rows in delivery order.
+pub(crate) fn page(rows: Vec<SlowRow>) -> WaitingPage {
+    let mut page = WaitingPage { end: rows.last().map(SlowRow::id), ..WaitingPage::default() };
+    for row in rows {
+        let (id, key) = (row.id(), OrderKey::new(row.id(), &row.aggregate_type, &row.aggregate_id));
+        match record(row) {
+            Ok(record) => page.records.push(record),
+            Err(error) => page.damaged.push(Damage { id, key, error }),
+        }
+    }
+    page
+}
+
+fn record(row: SlowRow) -> Result<OutboxRecord> {
+    let (id, attempts) = (row.id(), u32::try_from(row.attempts).unwrap_or(u32::MAX));
+    let SlowRow { recorded_at, aggregate_type, aggregate_id, contents, body, .. } = row;
     let damaged = |detail: &str| match StreamName::new(format!("outbox message {}", row.row)) {
         Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
         Err(error) => error,

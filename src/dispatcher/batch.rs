@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::settings::{AfterFailure, DispatcherSettings};
 use super::stop::Stop;
 use crate::emitter::{Delivery, DeliveryFailure, Emitter, FailureKind, Report};
-use crate::outbox::{OutboxId, OutboxRecord};
+use crate::outbox::{OrderKey, OutboxId, OutboxRecord};
 
 /// What became of a batch. What is neither delivered nor failed was not sent, or was abandoned.
 #[derive(Debug, Default)]
@@ -19,29 +19,12 @@ pub(super) struct Sent {
     pub(super) failed: Vec<(Arc<OutboxRecord>, DeliveryFailure)>,
 }
 
-/// Whose order is to be kept.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Stream(i64),
-    Aggregate(String, String),
-}
-
-impl Key {
-    fn of(record: &OutboxRecord) -> Self {
-        if record.id.stream > 0 {
-            Self::Stream(record.id.stream)
-        } else {
-            Self::Aggregate(record.aggregate_type.clone(), record.aggregate_id.clone())
-        }
-    }
-}
-
 /// A batch on its way.
 struct Batch<'a> {
     emitter: &'a Arc<dyn Emitter>,
     settings: &'a DispatcherSettings,
     /// What is still to be sent, by stream.
-    queues: HashMap<Key, VecDeque<Arc<OutboxRecord>>>,
+    queues: HashMap<OrderKey, VecDeque<Arc<OutboxRecord>>>,
     under_way: HashMap<OutboxId, Arc<OutboxRecord>>,
     /// In the order in which they were sent, and so of their ends.
     deadlines: VecDeque<(Instant, OutboxId)>,
@@ -95,7 +78,7 @@ impl Batch<'_> {
     fn queue(&mut self, records: Vec<OutboxRecord>) -> Vec<Arc<OutboxRecord>> {
         let mut ready = Vec::new();
         for record in records {
-            let (key, record) = (Key::of(&record), Arc::new(record));
+            let (key, record) = (OrderKey::of(&record), Arc::new(record));
             match self.queues.get_mut(&key) {
                 Some(queue) => queue.push_back(record),
                 None => {
@@ -137,7 +120,7 @@ impl Batch<'_> {
     fn take(&mut self, report: Report) -> Option<Arc<OutboxRecord>> {
         // A report that comes after the time limit changes nothing any more.
         let record = self.under_way.remove(&report.id)?;
-        let key = Key::of(&record);
+        let key = OrderKey::of(&record);
         match report.outcome {
             Ok(()) => self.sent.delivered.push(record),
             Err(failure) => {

@@ -24,13 +24,13 @@ mod worker;
 
 use std::fmt;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use sqlx::Pool;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use self::ownership::Ownership;
@@ -40,7 +40,7 @@ use crate::backend::Backend;
 use crate::emitter::Emitter;
 use crate::error::Result;
 use crate::lock::ClientId;
-use crate::outbox::{LOCK_MAX_DURATION, OutboxRepository};
+use crate::outbox::OutboxRepository;
 use crate::waker::OutboxWaker;
 
 pub use retry::{
@@ -49,12 +49,13 @@ pub use retry::{
 };
 pub use settings::{
     AfterFailure, DEFAULT_DISPATCH_BATCH, DEFAULT_DISPATCH_WORKERS, DEFAULT_DISPATCHERS, DEFAULT_EMIT_TIMEOUT,
-    DEFAULT_POLL_INTERVAL, DEFAULT_STOP_GRACE, DispatcherSettings, MAX_DISPATCH_BATCH, MAX_POLL_INTERVAL,
+    DEFAULT_POLL_INTERVAL, DEFAULT_STOP_GRACE, DispatcherSettings, MAX_DISPATCH_BATCH, MAX_DISPATCH_LEASE,
+    MAX_POLL_INTERVAL, MAX_STOP_GRACE, MIN_DISPATCH_LEASE,
 };
 pub use worker::{Dispatched, MAX_LAST_ERROR_BYTES};
 
-/// How often leases and subscription are looked after, at the least.
-const REFRESH_INTERVAL: Duration = LOCK_MAX_DURATION.checked_div(5).expect("five is not zero");
+/// How long handing partitions back may take at the least: a statement for each.
+const HAND_BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Relays messages from the outbox of a database to an [`Emitter`].
 pub struct Dispatcher<DB: Backend> {
@@ -109,14 +110,22 @@ impl<DB: Backend> Dispatcher<DB> {
     pub async fn dispatch_once(&self) -> Result<Dispatched> {
         let shared = self.shared();
         let (_stopper, stop) = stopper();
-        let drained = async {
-            shared.ownership.refresh().await?;
-            let workers = (0..self.settings.workers).map(|worker| shared.drain(worker, &stop));
-            let mut total = Dispatched::default();
-            try_join_all(workers).await?.into_iter().for_each(|drained| total.add(drained));
-            Ok(total)
-        };
-        let drained = drained.await;
+        let mut drained = shared.ownership.refresh().await.map(|_| Dispatched::default());
+        if let Ok(total) = &mut drained {
+            // The leases may have to be renewed before everything is relayed.
+            let (drainer, is_drained) = stopper();
+            let drain = async {
+                let workers = (0..self.settings.workers).map(|worker| shared.drain(worker, &stop));
+                let drained = try_join_all(workers).await;
+                drainer.stop(Duration::ZERO);
+                drained
+            };
+            let ((), workers) = tokio::join!(renew(&shared, &is_drained), drain);
+            match workers {
+                Ok(workers) => workers.into_iter().for_each(|worker| total.add_other(worker)),
+                Err(error) => drained = Err(error),
+            }
+        }
         let left = shared.ownership.leave().await;
         let drained = drained?;
         left?;
@@ -124,36 +133,38 @@ impl<DB: Backend> Dispatcher<DB> {
     }
 
     /// Relays until `shutdown` completes; then waits for what is under way, no longer than the grace, and hands its
-    /// partitions and its slot back. A database that cannot be reached is tried again for as long as it takes. Dropped
-    /// half-way, it sends nothing more, and its share is free after expiry.
+    /// partitions and its slot back. A database that does not answer then holds that up for half the grace if there is
+    /// something to acknowledge, and for the grace, at least two seconds, for handing back. One that cannot be reached
+    /// before is tried again for as long as it takes. Dropped half-way, it sends nothing more, and its share is free after
+    /// expiry.
     ///
     /// Needs a tokio runtime with time and I/O.
     pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> Dispatched {
         let shared = Arc::new(self.shared());
-        let (stopper, stop) = stopper();
-        let mut workers = JoinSet::new();
+        let ((stopper, stop), (ender, end)) = (stopper(), stopper());
+        let (mut workers, mut keeper) = (JoinSet::new(), JoinSet::new());
         for worker in 0..self.settings.workers {
             workers.spawn(work(Arc::clone(&shared), worker, self.waker.clone(), stop.clone()));
         }
-        {
-            let keeper = pin!(keep(&shared, &self.waker));
-            tokio::select! {
-                () = keeper => {}
-                () = shutdown => {}
-            }
-        }
+        keeper.spawn(keep(Arc::clone(&shared), self.waker.clone(), stop, end));
+        shutdown.await;
+
         let grace = self.settings.stop_grace;
         stopper.stop(grace);
-        let ended = async {
-            let mut total = Dispatched::default();
-            while let Some(worker) = workers.join_next().await {
-                total.add(worker.unwrap_or_default());
-            }
-            total
-        };
+        let acknowledged = Instant::now() + grace * 3 / 2;
+        let mut total = Dispatched::default();
         // What is under way ends by itself within the grace; acknowledging it may hang.
-        let total = tokio::time::timeout(grace * 2, ended).await.unwrap_or_default();
-        match tokio::time::timeout(grace, shared.ownership.leave()).await {
+        while let Ok(Some(ended)) = timeout_at(acknowledged, workers.join_next()).await {
+            total.add_other(ended.unwrap_or_default());
+        }
+        workers.abort_all();
+        ender.stop(Duration::ZERO);
+        let leave = async {
+            // Not cut short, lest it be granted a lease that nobody knows of.
+            keeper.join_next().await;
+            shared.ownership.leave().await
+        };
+        match timeout(grace.max(HAND_BACK_WITHIN), leave).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => telemetry::failing("handing partitions back", &error),
             Err(_) => tracing::warn!(target: "sagastore", "partitions were not handed back in time; they expire"),
@@ -163,7 +174,7 @@ impl<DB: Backend> Dispatcher<DB> {
 
     fn shared(&self) -> Shared<DB> {
         Shared {
-            ownership: Ownership::new(self.pool.clone(), self.id.clone(), self.settings.dispatchers),
+            ownership: Ownership::new(self.pool.clone(), self.id.clone(), self.settings.clone()),
             store: DB::Store::default(),
             emitter: Arc::clone(&self.emitter),
             settings: self.settings.clone(),
@@ -171,10 +182,10 @@ impl<DB: Backend> Dispatcher<DB> {
     }
 }
 
-/// Looks after slot and leases.
-async fn keep<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker) {
+/// Looks after slot and leases; once a stop is requested, only keeps the leases under which messages are under way.
+async fn keep<DB: Backend>(shared: Arc<Shared<DB>>, waker: OutboxWaker, stop: Stop, end: Stop) {
     let mut measured = None::<Instant>;
-    loop {
+    while !stop.is_requested() {
         match shared.ownership.refresh().await {
             // Messages may have waited in what was taken over.
             Ok(true) => waker.wake_for_another(),
@@ -183,13 +194,28 @@ async fn keep<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker) {
         }
         if telemetry::MEASURES && measured.is_none_or(|at| at.elapsed() >= telemetry::MEASURE_INTERVAL) {
             measured = Some(Instant::now());
-            if let Err(error) = measure(shared).await {
+            if let Err(error) = measure(&shared).await {
                 telemetry::failing("measuring the outbox", &error);
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(REFRESH_INTERVAL.min(shared.settings.poll)) => {}
+            () = tokio::time::sleep(shared.settings.refresh_interval()) => {}
             () = shared.ownership.given_back() => {}
+            () = stop.requested() => {}
+        }
+    }
+    renew(&shared, &end).await;
+}
+
+/// Renews leases until the end.
+async fn renew<DB: Backend>(shared: &Shared<DB>, end: &Stop) {
+    while !end.is_requested() {
+        tokio::select! {
+            () = tokio::time::sleep(shared.settings.refresh_interval()) => {}
+            () = end.requested() => return,
+        }
+        if let Err(error) = shared.ownership.keep().await {
+            telemetry::failing("renewing its leases", &error);
         }
     }
 }

@@ -8,6 +8,7 @@ use sqlx::Pool;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::settings::DispatcherSettings;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::guarded_connection::GuardedConnection;
@@ -15,9 +16,8 @@ use crate::lock::lease::Lease;
 use crate::lock::tables::{Claim, Grant, LeaseTables};
 use crate::lock::{ClientId, Fence};
 use crate::message_store::MessageStore;
-use crate::outbox::{
-    LOCK_MAX_DURATION, OUTBOX_PARTITIONS, OutboxRepository, Subscribed, Subscription, live, partition,
-};
+use crate::outbox::subscription::{heartbeat, live, partition, subscribe};
+use crate::outbox::{OUTBOX_PARTITIONS, OutboxRepository, Subscribed, Subscription};
 
 /// Which block of partitions goes to one worker: dispatchers take every n-th partition, workers take blocks, so that
 /// each worker gets some.
@@ -41,7 +41,7 @@ pub(super) struct Ownership<DB: Backend> {
     pool: Pool<DB>,
     store: DB::Store,
     id: ClientId,
-    dispatchers: u32,
+    settings: DispatcherSettings,
     subscription: Mutex<Option<Subscription>>,
     held: Mutex<BTreeMap<i64, Held>>,
     /// Some partition is not busy any more.
@@ -60,12 +60,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<DB: Backend> Ownership<DB> {
-    pub(super) fn new(pool: Pool<DB>, id: ClientId, dispatchers: u32) -> Self {
+    pub(super) fn new(pool: Pool<DB>, id: ClientId, settings: DispatcherSettings) -> Self {
         Self {
             pool,
             store: DB::Store::default(),
             id,
-            dispatchers,
+            settings,
             subscription: Mutex::new(None),
             held: Mutex::new(BTreeMap::new()),
             idle: Notify::new(),
@@ -91,6 +91,14 @@ impl<DB: Backend> Ownership<DB> {
         refreshed
     }
 
+    /// Keeps what is held, and takes nothing.
+    pub(super) async fn keep(&self) -> Result<()> {
+        let mut conn = self.connect().await?;
+        let kept = self.renew(&mut conn).await;
+        conn.release();
+        kept
+    }
+
     async fn refresh_on(&self, conn: &mut DB::Connection) -> Result<bool> {
         let share = self.share(conn).await?;
         for (number, held) in lock(&self.held).iter_mut() {
@@ -109,9 +117,10 @@ impl<DB: Backend> Ownership<DB> {
     /// The partitions of this dispatcher's slot: every n-th, n being the number of subscribed dispatchers.
     async fn share(&self, conn: &mut DB::Connection) -> Result<Vec<i64>> {
         let known = lock(&self.subscription).clone();
+        let (length, dispatchers) = (self.settings.slot_lease(), self.settings.dispatchers);
         let kept = match known {
-            Some(known) if self.store.update_subscription(conn, &known).await? => Some(known),
-            _ => match self.store.subscribe_dispatcher(conn, &self.id, self.dispatchers).await? {
+            Some(known) if heartbeat(&self.store, conn, &known, length).await? => Some(known),
+            _ => match subscribe(&self.store, conn, &self.id, dispatchers, length).await? {
                 Subscribed::Slot(subscription) => Some(subscription),
                 Subscribed::Full => None,
             },
@@ -127,7 +136,7 @@ impl<DB: Backend> Ownership<DB> {
 
     async fn claim(&self, conn: &mut DB::Connection, number: i64) -> Result<bool> {
         let resource = partition(number)?;
-        let (length, lock_delay) = (LOCK_MAX_DURATION, Duration::ZERO);
+        let (length, lock_delay) = (self.settings.lease, Duration::ZERO);
         let claim = Claim { resource: &resource, client: &self.id, request: Uuid::now_v7(), length, lock_delay };
         let asked = Instant::now();
         let Some(Grant { token, expiry, .. }) = self.store.claim(conn, &claim).await? else { return Ok(false) };
@@ -138,7 +147,7 @@ impl<DB: Backend> Ownership<DB> {
 
     /// Renews what is kept. A lease that is lost is forgotten: its messages are another's.
     async fn renew(&self, conn: &mut DB::Connection) -> Result<()> {
-        let due = |held: &Held| held.lease.remaining() <= LOCK_MAX_DURATION.mul_f64(RENEW_WHEN_LEFT);
+        let due = |held: &Held| held.lease.remaining() <= held.lease.length().mul_f64(RENEW_WHEN_LEFT);
         let due: Vec<_> = {
             let held = lock(&self.held);
             held.iter().filter(|(_, held)| due(held)).map(|(number, held)| (*number, held.lease.clone())).collect()

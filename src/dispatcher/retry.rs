@@ -18,6 +18,8 @@ pub const DEFAULT_RETRY_DELAY_CAP: Duration = Duration::from_secs(5 * 60);
 pub const DEFAULT_RETRY_JITTER: f64 = 0.25;
 
 const DOUBLING: f64 = 2.0;
+/// Longer waits would leave what the databases' clocks can tell.
+const LONGEST_DELAY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How often a message is tried, and how long to wait between tries: at once, then exponentially longer up to a cap.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +39,8 @@ impl DeliveryRetry {
         if attempts == 0 {
             return Err(Error::invalid("number of delivery attempts", "it is 0; use at least 1"));
         }
-        let backoff = ExponentialBackoff::new(delay, DOUBLING, attempts)?.with_cap(cap).with_jitter(jitter)?;
+        let backoff =
+            ExponentialBackoff::new(delay, DOUBLING, attempts)?.with_cap(cap.min(LONGEST_DELAY)).with_jitter(jitter)?;
         Ok(Self { attempts, immediate, backoff })
     }
 

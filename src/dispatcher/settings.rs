@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::retry::DeliveryRetry;
 use crate::error::{Error, Result};
-use crate::outbox::{LOCK_MAX_DURATION, MAX_DISPATCHERS};
+use crate::outbox::{LOCK_MAX_DURATION, MAX_DISPATCHERS, SUBS_EXPIRATION_AFTER};
 
 /// How many dispatchers may share the outbox, by default.
 pub const DEFAULT_DISPATCHERS: u32 = 2;
@@ -23,6 +23,18 @@ pub const DEFAULT_DISPATCH_WORKERS: u32 = 4;
 pub const DEFAULT_EMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a dispatcher that is stopped waits for messages that are under way, by default.
 pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(5);
+/// Longest time to wait for messages that are under way.
+pub const MAX_STOP_GRACE: Duration = Duration::from_secs(60 * 60);
+/// Shortest lease on a partition: a few round trips to a slow database.
+pub const MIN_DISPATCH_LEASE: Duration = Duration::from_secs(1);
+/// Longest lease on a partition, and so nearly the longest wait for what a killed dispatcher left.
+pub const MAX_DISPATCH_LEASE: Duration = Duration::from_secs(60 * 60);
+
+/// A slot is kept for so many leases of a partition.
+const SLOT_LEASES: u32 = 2;
+const _: () = assert!(SUBS_EXPIRATION_AFTER.as_secs() == 2 * LOCK_MAX_DURATION.as_secs(), "by default as documented");
+/// How often leases and subscription are looked after while a lease lasts.
+const REFRESHES_PER_LEASE: u32 = 5;
 
 /// What becomes of the later messages of a stream while one has failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +53,7 @@ pub enum AfterFailure {
 pub struct DispatcherSettings {
     pub(super) dispatchers: u32,
     pub(super) batch: u32,
+    pub(super) lease: Duration,
     pub(super) poll: Duration,
     pub(super) workers: u32,
     pub(super) emit_timeout: Duration,
@@ -54,6 +67,7 @@ impl Default for DispatcherSettings {
         Self {
             dispatchers: DEFAULT_DISPATCHERS,
             batch: DEFAULT_DISPATCH_BATCH,
+            lease: LOCK_MAX_DURATION,
             poll: DEFAULT_POLL_INTERVAL,
             workers: DEFAULT_DISPATCH_WORKERS,
             emit_timeout: DEFAULT_EMIT_TIMEOUT,
@@ -72,6 +86,16 @@ fn check<T: PartialOrd + std::fmt::Debug>(what: &'static str, value: T, least: T
 }
 
 impl DispatcherSettings {
+    /// How long a subscription lasts: longer than the leases, so that who comes back finds its share.
+    pub(super) fn slot_lease(&self) -> Duration {
+        self.lease * SLOT_LEASES
+    }
+
+    /// How often leases and subscription are looked after, at the least.
+    pub(super) fn refresh_interval(&self) -> Duration {
+        self.poll.min(self.lease / REFRESHES_PER_LEASE)
+    }
+
     /// So many dispatchers share the outbox at most; default [`DEFAULT_DISPATCHERS`]. All should be told the same.
     ///
     /// # Errors
@@ -87,6 +111,17 @@ impl DispatcherSettings {
     /// [`Error::InvalidInput`] unless between 1 and [`MAX_DISPATCH_BATCH`].
     pub fn with_batch(mut self, batch: u32) -> Result<Self> {
         self.batch = check("size of a dispatcher's batch", batch, 1, MAX_DISPATCH_BATCH)?;
+        Ok(self)
+    }
+
+    /// Leases partitions for so long, and renews in time; default [`LOCK_MAX_DURATION`]. A dispatcher that is killed or
+    /// paused for longer is replaced once its leases have expired and its slot, which lasts twice as long, has, too.
+    /// All should be told the same.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] unless between [`MIN_DISPATCH_LEASE`] and [`MAX_DISPATCH_LEASE`].
+    pub fn with_lease(mut self, lease: Duration) -> Result<Self> {
+        self.lease = check("lease of a dispatcher", lease, MIN_DISPATCH_LEASE, MAX_DISPATCH_LEASE)?;
         Ok(self)
     }
 
@@ -119,9 +154,9 @@ impl DispatcherSettings {
         Ok(self)
     }
 
-    /// Once stopped, waits so long for what is under way; default [`DEFAULT_STOP_GRACE`].
+    /// Once stopped, waits so long for what is under way; default [`DEFAULT_STOP_GRACE`], at most [`MAX_STOP_GRACE`].
     pub fn with_stop_grace(mut self, grace: Duration) -> Self {
-        self.stop_grace = grace;
+        self.stop_grace = grace.min(MAX_STOP_GRACE);
         self
     }
 

@@ -34,11 +34,19 @@ pub struct Dispatched {
 }
 
 impl Dispatched {
+    /// What the same worker did next, and found again.
     pub(super) fn add(&mut self, more: Self) {
+        let damaged = more.damaged.max(self.damaged);
+        self.add_other(more);
+        self.damaged = damaged;
+    }
+
+    /// What a worker for other partitions did.
+    pub(super) fn add_other(&mut self, more: Self) {
         self.delivered += more.delivered;
         self.failed += more.failed;
         self.dead += more.dead;
-        self.damaged = more.damaged.max(self.damaged);
+        self.damaged += more.damaged;
     }
 
     fn is_nothing(&self) -> bool {
@@ -80,7 +88,12 @@ impl<DB: Backend> Shared<DB> {
     }
 
     async fn round(&self, taken: &[Taken], stop: &Stop) -> Result<Dispatched> {
-        let Found { records, damaged } = self.find(taken).await?;
+        // Nothing is under way yet: a stop need not wait for a database that does not answer.
+        let found = tokio::select! {
+            found = self.find(taken) => found?,
+            () = stop.requested() => Found::default(),
+        };
+        let Found { records, damaged } = found;
         for (_, damage) in &damaged {
             telemetry::damaged(damage);
         }
@@ -111,7 +124,8 @@ impl<DB: Backend> Shared<DB> {
             let attempts = record.attempts.saturating_add(1);
             let next = self.settings.retry.next(attempts);
             telemetry::failed(&record, attempts, &error, next);
-            let mut error = error.to_string();
+            // No database keeps all texts with a NUL.
+            let mut error = error.to_string().replace('\0', "\u{FFFD}");
             error.truncate(error.floor_char_boundary(MAX_LAST_ERROR_BYTES));
             (record.partition(), Failure { id: record.id, attempts, error, next })
         };

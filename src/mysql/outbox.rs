@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
 use crate::outbox::{
-    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxRecord, OutboxStats, OutboxTables, PartitionLag,
-    Selection,
+    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxStats, OutboxTables, PartitionLag, Selection,
+    WaitingPage,
 };
 use crate::row;
 use crate::slow_lane::{self, SlowRow};
@@ -44,12 +44,12 @@ impl OutboxTables<MySql> for MySqlStore {
         selection: Selection,
         after: OutboxId,
         limit: u32,
-    ) -> Result<Vec<OutboxRecord>> {
+    ) -> Result<WaitingPage> {
         let rows = match select_waiting(conn, selection, after, limit).await {
             Ok(rows) => rows,
             Err(error) => return Err(classify("reading the outbox", error)),
         };
-        rows.into_iter().map(slow_lane::record).collect()
+        Ok(slow_lane::page(rows))
     }
 
     async fn lock_marked(&self, tx: &mut Transaction<'_, MySql>, id: OutboxId) -> Result<Option<Marked>> {

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 
 use super::dead_letter::{DeadLetter, DeadLetterTables, DeadLetters, Failure};
-use super::subscription::{self, LockRelease, Subscribed, Subscription};
+use super::find::{WaitingPage, find};
+use super::subscription::{self, LockRelease, SUBS_EXPIRATION_AFTER, Subscribed, Subscription};
 use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag};
 use crate::codec::check_size;
 use crate::commit::StoredCommit;
@@ -28,7 +29,7 @@ pub struct Marked {
 }
 
 impl Marked {
-    fn id(&self) -> OutboxId {
+    pub(super) fn id(&self) -> OutboxId {
         OutboxId {
             recorded_at: self.commit.recorded_at.as_micros(),
             stream: self.stream_key,
@@ -38,7 +39,7 @@ impl Marked {
         }
     }
 
-    fn records(&self) -> Result<Vec<OutboxRecord>> {
+    pub(super) fn records(&self) -> Result<Vec<OutboxRecord>> {
         let mut records = Vec::new();
         for (index, envelope) in (0_i64..).zip(self.commit.messages(&self.stream)?) {
             let id = OutboxId { index, ..self.id() };
@@ -104,7 +105,7 @@ pub trait OutboxTables<DB: Database>: LeaseTables<DB> + DeadLetterTables<DB> {
         selection: Selection,
         after: OutboxId,
         limit: u32,
-    ) -> Result<Vec<OutboxRecord>>;
+    ) -> Result<WaitingPage>;
 
     /// One marked commit, locked until the transaction ends; `None` if its mark is gone.
     async fn lock_marked(&self, tx: &mut Transaction<'_, DB>, id: OutboxId) -> Result<Option<Marked>>;
@@ -181,11 +182,11 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         dispatcher: &ClientId,
         max_dispatchers: u32,
     ) -> Result<Subscribed> {
-        subscription::subscribe(self, conn, dispatcher, max_dispatchers).await
+        subscription::subscribe(self, conn, dispatcher, max_dispatchers, SUBS_EXPIRATION_AFTER).await
     }
 
     async fn update_subscription(&self, conn: &mut DB::Connection, subscription: &Subscription) -> Result<bool> {
-        subscription::heartbeat(self, conn, subscription).await
+        subscription::heartbeat(self, conn, subscription, SUBS_EXPIRATION_AFTER).await
     }
 
     async fn unsubscribe(&self, conn: &mut DB::Connection, subscription: &Subscription) -> Result<bool> {
@@ -227,48 +228,6 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
     async fn lag(&self, conn: &mut DB::Connection) -> Result<Vec<PartitionLag>> {
         self.outbox_lag(conn).await
     }
-}
-
-/// What was found for a dispatcher.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) records: Vec<OutboxRecord>,
-    /// Commits that cannot be read. Nothing of their streams that comes after them is among the records.
-    pub(crate) damaged: Vec<(OutboxId, Error)>,
-}
-
-/// The next records after `after` in delivery order, at most `limit`.
-pub(crate) async fn find<DB: Database, T: OutboxTables<DB> + ?Sized>(
-    tables: &T,
-    conn: &mut DB::Connection,
-    selection: Selection,
-    after: OutboxId,
-    limit: u32,
-) -> Result<Found> {
-    // The commit of `after` may have been delivered whole: one more than the limit always reaches further.
-    let mut page = tables.marked(conn, selection, after, limit.saturating_add(1)).await?;
-    // Read last: what leaves the fast lane meanwhile is then found twice rather than not at all.
-    let waiting = tables.waiting(conn, selection, after, limit).await?;
-    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut batch = Vec::new();
-    for commit in &page.commits {
-        if batch.len() >= wanted {
-            break;
-        }
-        match commit.records() {
-            Ok(records) => batch.extend(records.into_iter().filter(|record| record.id > after)),
-            Err(damage) => page.damaged.push((commit.id(), damage)),
-        }
-    }
-    // Beyond a page that was cut, the fast lane may hold what comes first.
-    let end = batch.last().map(|record: &OutboxRecord| record.id).filter(|_| page.cut);
-    batch.extend(waiting.into_iter().filter(|record| end.is_none_or(|end| record.id < end)));
-    let damaged: BTreeMap<i64, OutboxId> = page.damaged.iter().rev().map(|(id, _)| (id.stream, *id)).collect();
-    batch.retain(|record| damaged.get(&record.id.stream).is_none_or(|damage| record.id < *damage));
-    batch.sort_by_key(|record| record.id);
-    batch.dedup_by_key(|record| record.id);
-    batch.truncate(wanted);
-    Ok(Found { records: batch, damaged: page.damaged })
 }
 
 /// Takes what was delivered out of the outbox, and notes what failed.

@@ -21,16 +21,17 @@ use crate::saga::SagaStream;
 use crate::timestamp::Timestamp;
 
 mod dead_letter;
+mod find;
 mod lanes;
-mod subscription;
+pub(crate) mod subscription;
 
 pub use dead_letter::{DeadLetter, DeadLetters};
 pub(crate) use dead_letter::{DeadLetterTables, Failure, Next};
-pub(crate) use lanes::{Found, LeftOver, Marked, MarkedPage, OutboxTables, Selection, find, settle};
+pub(crate) use find::{Damage, Found, OrderKey, WaitingPage, find};
+pub(crate) use lanes::{LeftOver, Marked, MarkedPage, OutboxTables, Selection, settle};
 pub use subscription::{
     LOCK_MAX_DURATION, LockRelease, MAX_DISPATCHERS, SUBS_EXPIRATION_AFTER, Subscribed, Subscription,
 };
-pub(crate) use subscription::{live, partition};
 
 /// Into how many partitions dispatchers can divide the outbox. All records of one stream are in
 /// one partition.

@@ -103,11 +103,12 @@ pub(super) async fn release_lock<DB: Database, T: LeaseTables<DB> + ?Sized>(
 }
 
 /// The lowest free slot; its own if it has one.
-pub(super) async fn subscribe<DB: Database, T: LeaseTables<DB> + ?Sized>(
+pub(crate) async fn subscribe<DB: Database, T: LeaseTables<DB> + ?Sized>(
     tables: &T,
     conn: &mut DB::Connection,
     dispatcher: &ClientId,
     max_dispatchers: u32,
+    length: Duration,
 ) -> Result<Subscribed> {
     if !(1..=MAX_DISPATCHERS).contains(&max_dispatchers) {
         let detail = format!("it is {max_dispatchers}; use one between 1 and {MAX_DISPATCHERS}");
@@ -115,26 +116,35 @@ pub(super) async fn subscribe<DB: Database, T: LeaseTables<DB> + ?Sized>(
     }
     let own = live(tables, conn).await?.into_iter().find(|found| found.dispatcher == *dispatcher);
     if let Some(own) = own.filter(|own| own.slot <= max_dispatchers)
-        && heartbeat(tables, conn, &own).await?
+        && heartbeat(tables, conn, &own, length).await?
     {
         return Ok(Subscribed::Slot(own));
     }
     for number in 1..=max_dispatchers {
         let resource = slot(number)?;
-        if let Some(grant) = tables.claim(conn, &claim(&resource, dispatcher, SUBS_EXPIRATION_AFTER)).await? {
-            let dispatcher = dispatcher.clone();
-            return Ok(Subscribed::Slot(Subscription { dispatcher, slot: number, token: grant.token }));
+        if let Some(grant) = tables.claim(conn, &claim(&resource, dispatcher, length)).await? {
+            let claimed = Subscription { dispatcher: dispatcher.clone(), slot: number, token: grant.token };
+            // Another call for the same dispatcher may have been granted a lower one at the same time.
+            let lower = live(tables, conn).await?.into_iter().find(|found| found.dispatcher == *dispatcher);
+            if let Some(lower) = lower.filter(|found| found.slot < number)
+                && heartbeat(tables, conn, &lower, length).await?
+            {
+                unsubscribe(tables, conn, &claimed).await?;
+                return Ok(Subscribed::Slot(lower));
+            }
+            return Ok(Subscribed::Slot(claimed));
         }
     }
     Ok(Subscribed::Full)
 }
 
-pub(super) async fn heartbeat<DB: Database, T: LeaseTables<DB> + ?Sized>(
+pub(crate) async fn heartbeat<DB: Database, T: LeaseTables<DB> + ?Sized>(
     tables: &T,
     conn: &mut DB::Connection,
     own: &Subscription,
+    length: Duration,
 ) -> Result<bool> {
-    Ok(tables.extend(conn, &slot(own.slot)?, own.token, SUBS_EXPIRATION_AFTER).await?.is_some())
+    Ok(tables.extend(conn, &slot(own.slot)?, own.token, length).await?.is_some())
 }
 
 pub(super) async fn unsubscribe<DB: Database, T: LeaseTables<DB> + ?Sized>(

@@ -63,6 +63,8 @@ async fn receive(pool: PgPool, mut listener: PgListener, waker: OutboxWaker, ori
                 tokio::time::sleep(RECONNECT_AFTER).await;
                 if let Ok(again) = listen(&pool).await {
                     listener = again;
+                    // Nor is known what was sent meanwhile.
+                    waker.wake_for_another();
                 }
             }
         }

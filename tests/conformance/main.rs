@@ -38,7 +38,14 @@ mod bad_input;
 mod completion;
 mod consumer;
 mod damage;
+mod dead_letters;
 mod dispatcher;
+mod dispatcher_damage;
+mod dispatcher_emitters;
+mod dispatcher_failures;
+mod dispatcher_fencing;
+mod dispatcher_sharing;
+mod dispatcher_stop;
 mod event_logs;
 mod event_stream;
 mod execute;
@@ -66,6 +73,9 @@ mod once_only;
 mod outbox;
 mod outbox_acknowledge;
 mod outbox_batches;
+mod outbox_lock;
+#[cfg(feature = "postgres")]
+mod outbox_notifier;
 mod outbox_order;
 mod panics;
 mod persister_races;
@@ -93,6 +103,7 @@ mod session_lock_waits;
 mod snapshot;
 mod snapshot_due;
 mod snapshot_faults;
+mod subscriptions;
 mod transactions;
 mod unit_of_work;
 
@@ -107,7 +118,14 @@ fn main() -> ExitCode {
         completion::clauses,
         consumer::clauses,
         damage::clauses,
+        dead_letters::clauses,
         dispatcher::clauses,
+        dispatcher_damage::clauses,
+        dispatcher_emitters::clauses,
+        dispatcher_failures::clauses,
+        dispatcher_fencing::clauses,
+        dispatcher_sharing::clauses,
+        dispatcher_stop::clauses,
         event_logs::clauses,
         event_stream::clauses,
         execute::clauses,
@@ -135,6 +153,9 @@ fn main() -> ExitCode {
         outbox::clauses,
         outbox_acknowledge::clauses,
         outbox_batches::clauses,
+        outbox_lock::clauses,
+        #[cfg(feature = "postgres")]
+        outbox_notifier::clauses,
         outbox_order::clauses,
         panics::clauses,
         persister_races::clauses,
@@ -162,6 +183,7 @@ fn main() -> ExitCode {
         snapshot::clauses,
         snapshot_due::clauses,
         snapshot_faults::clauses,
+        subscriptions::clauses,
         transactions::clauses,
         unit_of_work::clauses,
     ] {

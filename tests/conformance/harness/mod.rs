@@ -14,6 +14,7 @@ mod mysql;
 mod postgres;
 mod processes;
 mod proxy;
+mod relay;
 pub(crate) mod sample;
 mod sqlite;
 mod subject;
@@ -32,6 +33,7 @@ pub(crate) use log::Log;
 pub(crate) use mode::*;
 pub(crate) use processes::{Part, Process, play_lease_client};
 pub(crate) use proxy::Proxy;
+pub(crate) use relay::{Relay, Sent, amount, attempts, quick};
 #[allow(unused_imports, reason = "a tool for clauses with more than one database")]
 pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};

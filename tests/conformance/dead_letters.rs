@@ -1,0 +1,185 @@
+//! What becomes of messages that ran out of attempts.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, ensure};
+use sagastore::dispatcher::Dispatcher;
+use sagastore::{DeadLetter, DeadLetters, NewOutboxRecord, OutboxRepository, Result};
+use sqlx::Transaction;
+
+use crate::harness::sample::{Counter, added, event, numbers};
+use crate::harness::{Clause, Sent, Subject, TestDb, amount, attempts, clauses, quick};
+
+clauses! {
+    a_message_that_fails_holds_up_its_stream_and_no_other,
+    dead_letters_are_listed_in_delivery_order,
+    a_whole_stream_or_all_are_retried,
+    what_is_discarded_lets_the_rest_pass,
+    an_edited_message_is_delivered_in_its_place,
+    what_waits_and_is_not_dead_is_left_alone,
+}
+
+/// Delivers what is not poisoned, in one attempt.
+struct Fixture<DB: Subject> {
+    db: TestDb<DB>,
+    sent: Sent,
+    poisoned: Arc<Mutex<HashSet<i64>>>,
+}
+
+impl<DB: Subject> Fixture<DB> {
+    fn new(db: TestDb<DB>, poisoned: impl IntoIterator<Item = i64>) -> Self {
+        db.will_relay();
+        Self { db, sent: Sent::default(), poisoned: Arc::new(Mutex::new(poisoned.into_iter().collect())) }
+    }
+
+    fn dispatcher(&self, tries: u32) -> Dispatcher<DB> {
+        let poisoned = Arc::clone(&self.poisoned);
+        let emitter = self.sent.refusing(move |record| poisoned.lock().unwrap().contains(&amount(record)));
+        self.db.dispatcher(emitter).with_settings(quick().with_retry(attempts(tries)))
+    }
+
+    async fn letters(&self) -> anyhow::Result<Vec<DeadLetter>> {
+        Ok(self.db.store().dead_letters(&mut *self.db.conn().await?, None, 1000).await?)
+    }
+
+    fn cure(&self) {
+        self.poisoned.lock().unwrap().clear();
+    }
+
+    async fn change<T>(
+        &self,
+        change: impl AsyncFnOnce(&mut Transaction<'static, DB>) -> Result<T>,
+    ) -> anyhow::Result<T> {
+        let mut tx = self.db.begin().await?;
+        let changed = change(&mut tx).await?;
+        self.db.commit(tx).await?;
+        Ok(changed)
+    }
+
+    async fn retry(&self, which: DeadLetters<'_>) -> anyhow::Result<u64> {
+        self.change(async |tx| self.db.store().retry_dead_letters(tx, which).await).await
+    }
+}
+
+async fn a_message_that_fails_holds_up_its_stream_and_no_other<DB: Subject>(db: TestDb<DB>) -> Clause {
+    for amount in 0..5 {
+        db.publish(&Counter, "bad", [added(amount), added(amount + 100)]).await?;
+        db.publish(&Counter, "good", [added(amount)]).await?;
+    }
+    let fixture = Fixture::new(db, [101]);
+    let dispatcher = fixture.dispatcher(3);
+    let dispatched = dispatcher.dispatch_once().await?;
+    assert_eq!((dispatched.delivered, dispatched.failed, dispatched.dead), (5 + 3, 2, 1));
+    assert_eq!(fixture.sent.of("good"), [0, 1, 2, 3, 4]);
+    assert_eq!(fixture.sent.of("bad"), [0, 100, 1]);
+
+    let letters = fixture.letters().await?;
+    let letter = letters.first().context("no dead letter")?;
+    assert_eq!((letters.len(), letter.record.attempts), (1, 3));
+    ensure!(letter.last_error.contains("poison"), "{}", letter.last_error);
+    assert_eq!(dispatcher.dispatch_once().await?.delivered, 0, "the stream does not wait behind its dead letter");
+
+    // It runs out of attempts again, and has all of them again.
+    assert_eq!(fixture.retry(DeadLetters::One(letter.record.id)).await?, 1);
+    let dispatched = dispatcher.dispatch_once().await?;
+    assert_eq!((dispatched.delivered, dispatched.failed, dispatched.dead), (0, 2, 1));
+    fixture.cure();
+    assert_eq!(fixture.retry(DeadLetters::One(letter.record.id)).await?, 1);
+    assert_eq!(fixture.retry(DeadLetters::One(letter.record.id)).await?, 0);
+    assert_eq!(dispatcher.dispatch_once().await?.delivered, 7);
+    assert_eq!(fixture.sent.of("bad"), [0, 100, 1, 101, 2, 102, 3, 103, 4, 104]);
+    ensure!(fixture.db.outbox().await?.is_empty() && fixture.letters().await?.is_empty());
+    Ok(())
+}
+
+/// Three streams whose first message is poisoned.
+async fn three<DB: Subject>(db: TestDb<DB>) -> anyhow::Result<Fixture<DB>> {
+    for stream in ["a", "b", "c"] {
+        db.publish(&Counter, stream, [added(666), added(1)]).await?;
+        db.publish(&Counter, stream, [added(2)]).await?;
+    }
+    let fixture = Fixture::new(db, [666]);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.dead, 3);
+    Ok(fixture)
+}
+
+async fn dead_letters_are_listed_in_delivery_order<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let fixture = three(db).await?;
+    let all = fixture.letters().await?;
+    let of: Vec<_> = all.iter().map(|letter| letter.record.aggregate_id.as_str()).collect();
+    assert_eq!(of, ["a", "b", "c"]);
+    let (mut after, mut paged) = (None, Vec::new());
+    loop {
+        let page = fixture.db.store().dead_letters(&mut *fixture.db.conn().await?, after, 2).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.record.id);
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+    Ok(())
+}
+
+async fn a_whole_stream_or_all_are_retried<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let fixture = three(db).await?;
+    fixture.cure();
+    let b = DeadLetters::Of { aggregate_type: "counter", aggregate_id: "b" };
+    assert_eq!(fixture.retry(b).await?, 1);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 3);
+    assert_eq!(fixture.sent.of("b"), [666, 1, 2]);
+    for other in [("counter", "x"), ("Counter", "a"), ("", ""), ("counter", "A")] {
+        let other = DeadLetters::Of { aggregate_type: other.0, aggregate_id: other.1 };
+        assert_eq!(fixture.retry(other).await?, 0);
+    }
+    assert_eq!(fixture.retry(DeadLetters::All).await?, 2);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 6);
+    assert_eq!((fixture.sent.of("a"), fixture.sent.of("c")), (vec![666, 1, 2], vec![666, 1, 2]));
+    Ok(())
+}
+
+async fn what_is_discarded_lets_the_rest_pass<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let fixture = three(db).await?;
+    let one = fixture.letters().await?[0].record.id;
+    let discard =
+        async |which| fixture.change(async |tx| fixture.db.store().discard_dead_letters(tx, which).await).await;
+    assert_eq!(discard(DeadLetters::One(one)).await?, 1);
+    assert_eq!(discard(DeadLetters::One(one)).await?, 0);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 2);
+    assert_eq!(fixture.sent.of("a"), [1, 2]);
+    assert_eq!(discard(DeadLetters::Of { aggregate_type: "counter", aggregate_id: "b" }).await?, 1);
+    assert_eq!(discard(DeadLetters::All).await?, 1);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 4);
+    ensure!(fixture.db.outbox().await?.is_empty());
+    Ok(())
+}
+
+async fn an_edited_message_is_delivered_in_its_place<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let fixture = three(db).await?;
+    let letter = fixture.letters().await?.remove(0);
+    let mut message = letter.record.envelope.clone();
+    message.payload = br#"{"Added":{"amount":7}}"#.to_vec().into();
+    let edit = async |id, message| {
+        fixture.change(async |tx| fixture.db.store().edit_and_retry_dead_letter(tx, id, message).await).await
+    };
+    assert!(edit(letter.record.id, &message).await?);
+    assert!(!edit(letter.record.id, &message).await?, "it is dead no more");
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 3);
+    assert_eq!(fixture.sent.of("a"), [7, 1, 2]);
+    let first = fixture.sent.records().remove(0);
+    assert_eq!((first.id, first.envelope.message_id), (letter.record.id, letter.record.envelope.message_id));
+    assert_eq!(fixture.letters().await?.len(), 2);
+    Ok(())
+}
+
+async fn what_waits_and_is_not_dead_is_left_alone<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let fixture = three(db).await?;
+    fixture.db.save_records(&[NewOutboxRecord::new("counter", "a", event(5))]).await?;
+    let waiting = "SELECT COUNT(*) FROM saga_outbox_message WHERE dead_at IS NULL";
+    let before = fixture.db.count(waiting).await?;
+    let all = fixture.change(async |tx| fixture.db.store().discard_dead_letters(tx, DeadLetters::All).await).await?;
+    assert_eq!((all, fixture.db.count(waiting).await?), (3, before));
+    let records = fixture.db.outbox().await?;
+    assert_eq!(records.len(), 7);
+    assert_eq!(numbers(&records[6..]), [5]);
+    Ok(())
+}

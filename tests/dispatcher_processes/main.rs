@@ -1,0 +1,62 @@
+//! Dispatchers as processes of their own, which are paused for longer than their leases and killed, while messages are
+//! committed: every message is delivered, and the first deliveries of each stream are in order.
+//!
+//! The program starts itself once more for each process. Databases are chosen as in the conformance suite.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a trial fails")]
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Completion, Failed, Trial};
+
+#[path = "../conformance/harness/arguments.rs"]
+mod arguments;
+mod chaos;
+mod journal;
+mod process;
+mod producer;
+mod site;
+
+use site::Site;
+
+fn main() -> ExitCode {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Some(kind) = process::asked_for() {
+        runtime().block_on(process::run(&kind)).unwrap();
+        return ExitCode::SUCCESS;
+    }
+    let mut command_line = arguments::CommandLine::read();
+    // Each is a load of its own.
+    command_line.arguments.test_threads = Some(1);
+    let mut trials = vec![trial::<sqlx::Sqlite>(runtime)];
+    #[cfg(feature = "postgres")]
+    trials.push(trial::<sqlx::Postgres>(runtime));
+    #[cfg(feature = "mysql")]
+    trials.push(trial::<sqlx::MySql>(runtime));
+    trials.retain(|trial| command_line.chooses(trial.name()));
+    libtest_mimic::run(&command_line.arguments, trials).exit_code()
+}
+
+fn trial<DB: Site>(runtime: fn() -> tokio::runtime::Runtime) -> Trial {
+    let name = format!("{}::paused_and_killed_dispatchers_lose_nothing_and_keep_the_order", DB::KIND);
+    Trial::ignorable_test(name, move || {
+        let only = std::env::var("SAGASTORE_TEST_ONLY").unwrap_or_default();
+        let named = only.split(',').any(|name| name.trim() == DB::KIND);
+        if !only.is_empty() && !named {
+            return Ok(Completion::ignored_with("SAGASTORE_TEST_ONLY does not name it"));
+        }
+        if DB::VARIABLE.is_some_and(|variable| std::env::var(variable).is_err()) {
+            let missing = format!("{} is not set", DB::VARIABLE.unwrap_or_default());
+            return if named { Err(Failed::from(missing)) } else { Ok(Completion::ignored_with(missing)) };
+        }
+        match runtime().block_on(chaos::run::<DB>()) {
+            Ok(()) => Ok(Completion::Completed),
+            Err(fault) => Err(Failed::from(format!("{fault:?}"))),
+        }
+    })
+}
+
+/// `short`, or `long` in the long runs (SAGASTORE_LONG=1).
+fn scaled<N>(short: N, long: N) -> N {
+    if std::env::var_os("SAGASTORE_LONG").is_some() { long } else { short }
+}

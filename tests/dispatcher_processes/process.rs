@@ -1,0 +1,128 @@
+//! One process: a dispatcher, and the parent's hold on it.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use sagastore::OutboxRecord;
+use sagastore::dispatcher::{DeliveryRetry, Dispatcher, DispatcherSettings};
+use sagastore::emitter::emitter_fn;
+
+use super::journal::Entry;
+use super::site::Site;
+
+/// Makes this program a process of a run, and says with which database.
+const KIND: &str = "SAGASTORE_DISPATCHER_PROCESS";
+const DATABASE: &str = "SAGASTORE_DISPATCHER_DATABASE";
+const JOURNAL: &str = "SAGASTORE_DISPATCHER_JOURNAL";
+
+/// Each process is replaced once this has gone by without a sign of it.
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(100);
+/// Also of processes that were killed and whose slots have not expired.
+const SLOTS: u32 = 32;
+const BATCH: u32 = 25;
+const CONNECTIONS: u32 = 6;
+/// One of so many deliveries is refused.
+const REFUSALS: u32 = 50;
+
+pub(crate) fn asked_for() -> Option<String> {
+    env::var(KIND).ok()
+}
+
+pub(crate) async fn run(kind: &str) -> anyhow::Result<()> {
+    match kind {
+        "sqlite" => relay::<sqlx::Sqlite>().await,
+        #[cfg(feature = "postgres")]
+        "postgres" => relay::<sqlx::Postgres>().await,
+        #[cfg(feature = "mysql")]
+        "mysql" => relay::<sqlx::MySql>().await,
+        _ => bail!("this build lacks {kind}"),
+    }
+}
+
+/// Relays until it is killed.
+async fn relay<DB: Site>() -> anyhow::Result<()> {
+    let journal = OpenOptions::new().append(true).open(env::var(JOURNAL)?)?;
+    let (pool, journal) = (DB::connect(&env::var(DATABASE)?, CONNECTIONS).await?, Arc::new(journal));
+    let emitter = emitter_fn(move |record: OutboxRecord| {
+        let journal = Arc::clone(&journal);
+        async move {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..4))).await;
+            if fastrand::u32(..REFUSALS) == 0 {
+                return Err(io::Error::other("refused"));
+            }
+            // One write for each line: none is torn by a kill.
+            (&*journal).write_all(Entry::of(&record, std::process::id()).to_string().as_bytes())
+        }
+    });
+    let pause = Duration::from_millis(50);
+    let settings = DispatcherSettings::default()
+        .with_dispatchers(SLOTS)?
+        .with_lease(LEASE)?
+        .with_poll_interval(POLL)?
+        .with_batch(BATCH)?
+        .with_retry(DeliveryRetry::new(10_000, 1, pause, pause, 0.0)?);
+    Dispatcher::new(pool, emitter).with_settings(settings).run(std::future::pending()).await;
+    Ok(())
+}
+
+/// A process that was started; killed when this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    paused_until: Option<Instant>,
+}
+
+impl Process {
+    pub(crate) fn start<DB: Site>(database: &str, journal: &Path) -> anyhow::Result<Self> {
+        let child = Command::new(env::current_exe()?)
+            .env(KIND, DB::KIND)
+            .env(DATABASE, database)
+            .env(JOURNAL, journal)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting a dispatcher")?;
+        Ok(Self { child, paused_until: None })
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+
+    pub(crate) fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    pub(crate) fn pause(&mut self, length: Duration) -> anyhow::Result<()> {
+        self.signal("STOP")?;
+        self.paused_until = Some(Instant::now() + length);
+        Ok(())
+    }
+
+    /// Lets it go on if its pause is over.
+    pub(crate) fn go_on(&mut self, at: Instant) -> anyhow::Result<()> {
+        if self.paused_until.is_some_and(|until| until <= at) {
+            self.paused_until = None;
+            self.signal("CONT")?;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status()?;
+        ensure!(sent.success(), "a dispatcher could not be sent SIG{name}");
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
