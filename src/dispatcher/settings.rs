@@ -18,6 +18,8 @@ pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(3);
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// How many batches one dispatcher has under way at a time, by default. Each is of partitions of its own.
 pub const DEFAULT_DISPATCH_WORKERS: u32 = 4;
+/// Most batches that one dispatcher can have under way at a time: one for each block of partitions.
+pub const MAX_DISPATCH_WORKERS: u32 = 8;
 /// How long an emitter may take for one message, by default: longer than the emitters' own limits, and shorter than
 /// a lease.
 pub const DEFAULT_EMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,9 +140,9 @@ impl DispatcherSettings {
     /// and acknowledges, and none while it sends.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] unless between 1 and the number of partitions.
+    /// [`Error::InvalidInput`] unless between 1 and [`MAX_DISPATCH_WORKERS`].
     pub fn with_workers(mut self, workers: u32) -> Result<Self> {
-        self.workers = check("number of workers", workers, 1, MAX_DISPATCHERS)?;
+        self.workers = check("number of workers", workers, 1, MAX_DISPATCH_WORKERS)?;
         Ok(self)
     }
 

@@ -27,6 +27,11 @@ pub(super) fn failed(record: &OutboxRecord, attempts: u32, error: &DeliveryFailu
     }
 }
 
+/// Around sending and acknowledging one batch.
+pub(super) fn batch(partitions: usize, messages: usize) -> tracing::Span {
+    tracing::debug_span!(target: "sagastore", "outbox.batch", partitions, messages)
+}
+
 pub(super) fn damaged(error: &Error) {
     tracing::error!(
         name: "outbox.commit_damaged", target: "sagastore", %error,

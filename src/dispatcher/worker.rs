@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::batch::{self, Sent};
 use super::ownership::{Ownership, Taken};
 use super::settings::{AfterFailure, DispatcherSettings};
@@ -102,9 +104,12 @@ impl<DB: Backend> Shared<DB> {
         if records.is_empty() {
             return Ok(dispatched);
         }
-        let sent = batch::send(&self.emitter, &self.settings, records, stop).await;
-        let decided = self.decide(sent);
-        let settled = self.settle(taken, decided).await?;
+        let span = telemetry::batch(taken.len(), records.len());
+        let settled = async {
+            let sent = batch::send(&self.emitter, &self.settings, records, stop).await;
+            self.settle(taken, self.decide(sent)).await
+        };
+        let settled = settled.instrument(span).await?;
         dispatched.add(settled);
         Ok(dispatched)
     }
