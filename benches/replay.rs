@@ -14,7 +14,7 @@ use sqlx::pool::PoolConnection;
 use tokio::runtime::Runtime;
 
 mod support;
-use support::bed::{Bed, Bench, on_every_database, on_sqlite};
+use support::bed::{Bed, Bench, Setup, on_every_database, on_sqlite};
 use support::cached_pages::CachedPages;
 use support::fill::{fill, tail_after_snapshot};
 use support::order::{Order, OrderState};
@@ -194,7 +194,7 @@ fn main() {
     };
     on_every_database(&mut replay);
     let mut in_memory = Table::new("The same without a database: rows from memory, beside parsing and applying alone");
-    on_sqlite(|runtime, bed| {
+    on_sqlite(Setup::ONE_CLIENT, |runtime, bed| {
         for stream in Filled::all(runtime, bed) {
             replay_without_database(runtime, bed, &stream, (&mut replay.criterion, &mut in_memory));
         }

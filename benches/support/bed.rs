@@ -6,8 +6,9 @@ use tokio::runtime::Runtime;
 
 use super::sqlite::SqliteBed;
 
-/// A database with the library's tables, and two tables as a program without the library has them:
-/// `bench_event` with one row per event and `bench_state` with one row per instance.
+/// A database with the library's tables, and tables as a program without the library has them:
+/// `bench_event` with one row per event, `bench_state` with one row per instance, and `bench_outbox` with one
+/// row per message.
 ///
 /// The plain driver uses a connection of its own, prepared statements, and the numbers of the
 /// streams; it neither checks nor decodes what it reads.
@@ -15,6 +16,9 @@ pub(crate) trait Bed: Sized {
     type Driver: Backend;
 
     const NAME: &'static str;
+
+    /// Whether a transaction that has written something keeps all others from writing.
+    const ONE_WRITER: bool = false;
 
     fn pool(&self) -> &Pool<Self::Driver>;
 
@@ -39,6 +43,20 @@ pub(crate) trait Bed: Sized {
 
     async fn read_state(&self, stream: i64, take: impl FnMut(&[u8]));
 
+    /// Inserts or updates one state, in a transaction of its own.
+    async fn upsert_state(&self, key: i64, state: &[u8]);
+
+    /// Puts all messages of the library back into its outbox, as if none had been relayed.
+    async fn refill_outbox(&self);
+
+    /// Fills the plain driver's outbox, which is empty, with so many messages.
+    async fn refill_raw_outbox(&self, messages: u32, payload: &[u8]);
+
+    /// Reads the first messages of the plain driver's outbox with their payloads; gives their keys.
+    async fn read_raw_outbox(&self, limit: u32) -> Vec<i64>;
+
+    async fn delete_raw_outbox(&self, keys: &[i64]);
+
     async fn begin(&self);
 
     async fn commit(&self);
@@ -47,32 +65,57 @@ pub(crate) trait Bed: Sized {
     async fn close(self);
 }
 
+/// How a database is set up.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    /// Of the library's pool.
+    pub(crate) connections: u32,
+    /// Whether SQLite flushes its log at every commit, for the library and for the plain driver. The servers
+    /// are as they are.
+    pub(crate) durable: bool,
+}
+
+impl Setup {
+    /// The disk's mood is not measured.
+    pub(crate) const ONE_CLIENT: Self = Self { connections: 2, durable: false };
+}
+
 /// A measurement that can be done on any database.
 pub(crate) trait Bench {
+    const SETUP: Setup = Setup::ONE_CLIENT;
+
     fn run(&mut self, runtime: &Runtime, bed: &impl Bed);
 }
 
 /// Runs on SQLite, and on every server whose address the environment gives. Says which are left out.
-pub(crate) fn on_every_database(bench: &mut impl Bench) {
-    on_sqlite(|runtime, bed| bench.run(runtime, bed));
+pub(crate) fn on_every_database<T: Bench>(bench: &mut T) {
+    on_sqlite(T::SETUP, |runtime, bed| bench.run(runtime, bed));
     #[cfg(feature = "postgres")]
     if let Some(url) = given("PostgreSQL", "SAGASTORE_TEST_POSTGRES_URL") {
-        run_on(super::postgres::PostgresBed::open(&url), |runtime, bed| bench.run(runtime, bed));
+        run_on(super::postgres::PostgresBed::open(&url, T::SETUP), |runtime, bed| bench.run(runtime, bed));
     }
     #[cfg(not(feature = "postgres"))]
     println!("PostgreSQL is not measured: the feature `postgres` is off");
     #[cfg(feature = "mysql")]
     if let Some(url) = given("MariaDB", "SAGASTORE_TEST_MYSQL_URL") {
-        run_on(super::mysql::MySqlBed::open(&url), |runtime, bed| bench.run(runtime, bed));
+        run_on(super::mysql::MySqlBed::open(&url, T::SETUP), |runtime, bed| bench.run(runtime, bed));
     }
     #[cfg(not(feature = "mysql"))]
     println!("MariaDB is not measured: the feature `mysql` is off");
 }
 
 /// Runs on SQLite only.
-pub(crate) fn on_sqlite(run: impl FnOnce(&Runtime, &SqliteBed)) {
+pub(crate) fn on_sqlite(setup: Setup, run: impl FnOnce(&Runtime, &SqliteBed)) {
     let folder = tempfile::tempdir().expect("a folder");
-    run_on(SqliteBed::open(folder.path()), run);
+    run_on(SqliteBed::open(folder.path(), setup), run);
+}
+
+/// Runs on PostgreSQL only, if there is one.
+#[cfg(feature = "postgres")]
+pub(crate) fn on_postgres(setup: Setup, run: impl FnOnce(&Runtime, &super::postgres::PostgresBed)) {
+    if let Some(url) = given("PostgreSQL", "SAGASTORE_TEST_POSTGRES_URL") {
+        run_on(super::postgres::PostgresBed::open(&url, setup), run);
+    }
 }
 
 fn run_on<B: Bed>(open: impl Future<Output = B>, run: impl FnOnce(&Runtime, &B)) {

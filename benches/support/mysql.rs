@@ -8,7 +8,7 @@ use sagastore::StreamName;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{MySql, MySqlPool};
 
-use super::bed::Bed;
+use super::bed::{Bed, Setup};
 
 /// The database that is made for the run.
 const DATABASE: &str = "sagastore_bench";
@@ -24,15 +24,17 @@ pub(crate) struct MySqlBed {
     select_state: Statement,
     insert_event: Statement,
     upsert_state: Statement,
+    select_outbox: Statement,
 }
 
 impl MySqlBed {
-    pub(crate) async fn open(url: &str) -> Self {
+    pub(crate) async fn open(url: &str, setup: Setup) -> Self {
         let mut raw = Conn::new(Opts::from_url(url).expect("an address")).expect("connects");
         raw.query_drop("DROP DATABASE IF EXISTS sagastore_bench").expect("makes a database");
         raw.query_drop("CREATE DATABASE sagastore_bench").expect("makes a database");
         let options: MySqlConnectOptions = url.parse().expect("an address");
-        let pool = MySqlPoolOptions::new().max_connections(2).connect_with(options.database(DATABASE)).await;
+        let pool =
+            MySqlPoolOptions::new().max_connections(setup.connections).connect_with(options.database(DATABASE)).await;
         let pool = pool.expect("a pool");
         let _ = sagastore::migrate(&pool).await.expect("migrates");
         let named = OptsBuilder::from_opts(Opts::from_url(url).expect("an address")).db_name(Some(DATABASE));
@@ -47,6 +49,8 @@ impl MySqlBed {
         )
         .expect("creates tables");
         raw.query_drop("CREATE TABLE bench_state (stream_id BIGINT PRIMARY KEY, body LONGBLOB NOT NULL)")
+            .expect("creates tables");
+        raw.query_drop("CREATE TABLE bench_outbox (message_no BIGINT PRIMARY KEY, payload LONGBLOB NOT NULL)")
             .expect("creates tables");
         let mut prepare = |sql: &str| raw.prep(sql).expect("prepares");
         Self {
@@ -64,6 +68,7 @@ impl MySqlBed {
             upsert_state: prepare(
                 "INSERT INTO bench_state (stream_id, body) VALUES (?, ?) ON DUPLICATE KEY UPDATE body = VALUES(body)",
             ),
+            select_outbox: prepare("SELECT message_no, payload FROM bench_outbox ORDER BY message_no LIMIT ?"),
             pool,
             raw: RefCell::new(raw),
         }
@@ -127,15 +132,42 @@ impl Bed for MySqlBed {
     }
 
     async fn write(&self, stream: i64, offset: i64, event: &[u8], state: Option<&[u8]>) {
-        let mut raw = self.raw.borrow_mut();
-        raw.exec_drop(&self.insert_event, (stream, offset, event)).expect("inserts");
+        self.raw.borrow_mut().exec_drop(&self.insert_event, (stream, offset, event)).expect("inserts");
         if let Some(state) = state {
-            raw.exec_drop(&self.upsert_state, (stream, state)).expect("upserts");
+            self.upsert_state(stream, state).await;
         }
     }
 
     async fn read_state(&self, stream: i64, take: impl FnMut(&[u8])) {
         self.read(&self.select_state, (stream,), take);
+    }
+
+    async fn upsert_state(&self, key: i64, state: &[u8]) {
+        self.raw.borrow_mut().exec_drop(&self.upsert_state, (key, state)).expect("upserts");
+    }
+
+    async fn refill_outbox(&self) {
+        self.run("UPDATE saga_commit SET undelivered = recorded_at");
+        self.run("ANALYZE TABLE saga_commit, saga_stream");
+    }
+
+    async fn refill_raw_outbox(&self, messages: u32, payload: &[u8]) {
+        self.begin().await;
+        let rows = (1..=messages).map(|number| (number, payload));
+        let sql = "INSERT INTO bench_outbox (message_no, payload) VALUES (?, ?)";
+        self.raw.borrow_mut().exec_batch(sql, rows).expect("fills");
+        self.commit().await;
+        self.run("ANALYZE TABLE bench_outbox");
+    }
+
+    async fn read_raw_outbox(&self, limit: u32) -> Vec<i64> {
+        let rows = self.raw.borrow_mut().exec::<(i64, Vec<u8>), _, _>(&self.select_outbox, (limit,));
+        rows.expect("reads").into_iter().map(|(key, _)| key).collect()
+    }
+
+    async fn delete_raw_outbox(&self, keys: &[i64]) {
+        let keys: Vec<_> = keys.iter().map(i64::to_string).collect();
+        self.run(&format!("DELETE FROM bench_outbox WHERE message_no IN ({})", keys.join(",")));
     }
 
     async fn begin(&self) {

@@ -8,7 +8,7 @@ use sqlx::{PgPool, Postgres};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
-use super::bed::Bed;
+use super::bed::{Bed, Setup};
 
 /// The database that is made for the run.
 const DATABASE: &str = "sagastore_bench";
@@ -22,17 +22,20 @@ pub(crate) struct PostgresBed {
     select_state: Statement,
     insert_event: Statement,
     upsert_state: Statement,
+    select_outbox: Statement,
+    delete_outbox: Statement,
     server: String,
 }
 
 impl PostgresBed {
-    pub(crate) async fn open(url: &str) -> Self {
+    pub(crate) async fn open(url: &str, setup: Setup) -> Self {
         let server = connect(&url.parse().expect("an address")).await;
         for statement in ["DROP DATABASE IF EXISTS sagastore_bench WITH (FORCE)", "CREATE DATABASE sagastore_bench"] {
             server.batch_execute(statement).await.expect("makes a database");
         }
         let options: PgConnectOptions = url.parse().expect("an address");
-        let pool = PgPoolOptions::new().max_connections(2).connect_with(options.database(DATABASE)).await;
+        let pool =
+            PgPoolOptions::new().max_connections(setup.connections).connect_with(options.database(DATABASE)).await;
         let pool = pool.expect("a pool");
         let _ = sagastore::migrate(&pool).await.expect("migrates");
         let mut config: Config = url.parse().expect("an address");
@@ -47,6 +50,10 @@ impl PostgresBed {
             CREATE TABLE bench_state (
                 stream_id BIGINT PRIMARY KEY,
                 body      BYTEA NOT NULL
+            );
+            CREATE TABLE bench_outbox (
+                message_no BIGINT PRIMARY KEY,
+                payload    BYTEA NOT NULL
             )",
         )
         .await
@@ -73,6 +80,8 @@ impl PostgresBed {
                 ON CONFLICT (stream_id) DO UPDATE SET body = excluded.body",
             )
             .await,
+            select_outbox: prepare("SELECT message_no, payload FROM bench_outbox ORDER BY message_no LIMIT $1").await,
+            delete_outbox: prepare("DELETE FROM bench_outbox WHERE message_no = ANY ($1)").await,
             server: url.to_owned(),
             pool,
             raw,
@@ -128,12 +137,42 @@ impl Bed for PostgresBed {
     async fn write(&self, stream: i64, offset: i64, event: &[u8], state: Option<&[u8]>) {
         self.raw.execute(&self.insert_event, &[&stream, &offset, &event]).await.expect("inserts");
         if let Some(state) = state {
-            self.raw.execute(&self.upsert_state, &[&stream, &state]).await.expect("upserts");
+            self.upsert_state(stream, state).await;
         }
     }
 
     async fn read_state(&self, stream: i64, take: impl FnMut(&[u8])) {
         self.read(&self.select_state, &[&stream], take).await;
+    }
+
+    async fn upsert_state(&self, key: i64, state: &[u8]) {
+        self.raw.execute(&self.upsert_state, &[&key, &state]).await.expect("upserts");
+    }
+
+    async fn refill_outbox(&self) {
+        let sql = "TRUNCATE saga_outbox;
+            INSERT INTO saga_outbox (recorded_at, stream_id, commit_no, message_count)
+            SELECT recorded_at, stream_id, commit_no, message_count
+            FROM saga_commit
+            ORDER BY recorded_at;
+            ANALYZE saga_outbox";
+        self.raw.batch_execute(sql).await.expect("fills");
+    }
+
+    async fn refill_raw_outbox(&self, messages: u32, payload: &[u8]) {
+        self.raw.batch_execute("TRUNCATE bench_outbox").await.expect("empties");
+        let sql = "INSERT INTO bench_outbox (message_no, payload) SELECT number, $2 FROM generate_series(1, $1::bigint) AS number";
+        self.raw.execute(sql, &[&i64::from(messages), &payload]).await.expect("fills");
+        self.raw.batch_execute("ANALYZE bench_outbox").await.expect("settles");
+    }
+
+    async fn read_raw_outbox(&self, limit: u32) -> Vec<i64> {
+        let rows = self.raw.query(&self.select_outbox, &[&i64::from(limit)]).await.expect("reads");
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    async fn delete_raw_outbox(&self, keys: &[i64]) {
+        self.raw.execute(&self.delete_outbox, &[&keys]).await.expect("deletes");
     }
 
     async fn begin(&self) {

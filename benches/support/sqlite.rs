@@ -7,28 +7,33 @@ use sagastore::StreamName;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool};
 
-use super::bed::Bed;
+use super::bed::{Bed, Setup};
 
-/// With a write-ahead log that is not flushed at every commit: the disk's mood is not measured.
+/// With a write-ahead log, which is flushed at every commit only if that was asked for.
 pub(crate) struct SqliteBed {
     pool: SqlitePool,
     raw: Connection,
 }
 
 impl SqliteBed {
-    pub(crate) async fn open(folder: &Path) -> Self {
+    pub(crate) async fn open(folder: &Path, setup: Setup) -> Self {
         let file = folder.join("bench.db");
+        let synchronous = if setup.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
         let options = SqliteConnectOptions::new()
             .filename(&file)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal);
-        let pool = SqlitePoolOptions::new().max_connections(2).connect_with(options).await.expect("a database");
+            .synchronous(synchronous);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(setup.connections)
+            .connect_with(options)
+            .await
+            .expect("a database");
         let _ = sagastore::migrate(&pool).await.expect("migrates");
         let raw = Connection::open(file).expect("opens");
+        raw.pragma_update(None, "synchronous", if setup.durable { "FULL" } else { "NORMAL" }).expect("is set");
         raw.execute_batch(
-            "PRAGMA synchronous = NORMAL;
-            CREATE TABLE bench_event (
+            "CREATE TABLE bench_event (
                 stream_id    INTEGER NOT NULL,
                 event_offset INTEGER NOT NULL,
                 payload      BLOB    NOT NULL,
@@ -37,6 +42,10 @@ impl SqliteBed {
             CREATE TABLE bench_state (
                 stream_id INTEGER PRIMARY KEY,
                 body      BLOB NOT NULL
+            );
+            CREATE TABLE bench_outbox (
+                message_no INTEGER PRIMARY KEY,
+                payload    BLOB NOT NULL
             );",
         )
         .expect("creates tables");
@@ -59,6 +68,8 @@ impl Bed for SqliteBed {
     type Driver = Sqlite;
 
     const NAME: &'static str = "SQLite";
+
+    const ONE_WRITER: bool = true;
 
     fn pool(&self) -> &SqlitePool {
         &self.pool
@@ -101,15 +112,47 @@ impl Bed for SqliteBed {
         let mut insert = self.raw.prepare_cached(sql).expect("prepares");
         insert.execute(params![stream, offset, event]).expect("inserts");
         if let Some(state) = state {
-            let sql = "INSERT INTO bench_state (stream_id, body) VALUES (?1, ?2)
-                ON CONFLICT (stream_id) DO UPDATE SET body = excluded.body";
-            let mut upsert = self.raw.prepare_cached(sql).expect("prepares");
-            upsert.execute(params![stream, state]).expect("upserts");
+            self.upsert_state(stream, state).await;
         }
     }
 
     async fn read_state(&self, stream: i64, take: impl FnMut(&[u8])) {
         self.read("SELECT body FROM bench_state WHERE stream_id = ?1", [stream], take);
+    }
+
+    async fn upsert_state(&self, key: i64, state: &[u8]) {
+        let sql = "INSERT INTO bench_state (stream_id, body) VALUES (?1, ?2)
+            ON CONFLICT (stream_id) DO UPDATE SET body = excluded.body";
+        let mut upsert = self.raw.prepare_cached(sql).expect("prepares");
+        upsert.execute(params![key, state]).expect("upserts");
+    }
+
+    async fn refill_outbox(&self) {
+        let sql = "UPDATE saga_commit SET undelivered = recorded_at; PRAGMA wal_checkpoint (TRUNCATE)";
+        self.raw.execute_batch(sql).expect("fills");
+    }
+
+    async fn refill_raw_outbox(&self, messages: u32, payload: &[u8]) {
+        self.begin().await;
+        for number in 1..=messages {
+            let sql = "INSERT INTO bench_outbox (message_no, payload) VALUES (?1, ?2)";
+            self.raw.prepare_cached(sql).expect("prepares").execute(params![number, payload]).expect("fills");
+        }
+        self.commit().await;
+        self.raw.execute_batch("PRAGMA wal_checkpoint (TRUNCATE)").expect("settles");
+    }
+
+    async fn read_raw_outbox(&self, limit: u32) -> Vec<i64> {
+        let sql = "SELECT message_no, payload FROM bench_outbox ORDER BY message_no LIMIT ?1";
+        let mut select = self.raw.prepare_cached(sql).expect("prepares");
+        let rows = select.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?))).expect("reads");
+        rows.map(|row| owned(row.expect("a row"))).collect()
+    }
+
+    async fn delete_raw_outbox(&self, keys: &[i64]) {
+        let sql = "DELETE FROM bench_outbox WHERE message_no IN (SELECT value FROM json_each(?1))";
+        let keys = serde_json::to_string(keys).expect("encodes");
+        self.raw.prepare_cached(sql).expect("prepares").execute([keys]).expect("deletes");
     }
 
     async fn begin(&self) {
@@ -123,4 +166,10 @@ impl Bed for SqliteBed {
     async fn close(self) {
         self.pool.close().await;
     }
+}
+
+/// The key of a message of which the payload was read, too.
+fn owned((key, payload): (i64, Vec<u8>)) -> i64 {
+    std::hint::black_box(payload);
+    key
 }
