@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::Pool;
+use sqlx::{Pool, Transaction};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -106,12 +106,11 @@ impl<DB: Backend> Ownership<DB> {
         }
         self.hand_over(conn).await?;
         self.renew(conn).await?;
-        let mut taken = false;
-        for number in share {
-            let is_held = lock(&self.held).contains_key(&number);
-            taken |= !is_held && self.claim(conn, number).await?;
-        }
-        Ok(taken)
+        let wanted: Vec<_> = {
+            let held = lock(&self.held);
+            share.into_iter().filter(|number| !held.contains_key(number)).collect()
+        };
+        self.claim(conn, &wanted).await
     }
 
     /// The partitions of this dispatcher's slot: every n-th, n being the number of subscribed dispatchers.
@@ -134,28 +133,47 @@ impl<DB: Backend> Ownership<DB> {
         Ok((0..OUTBOX_PARTITIONS).filter(|number| number % others == place).collect())
     }
 
-    async fn claim(&self, conn: &mut DB::Connection, number: i64) -> Result<bool> {
-        let resource = partition(number)?;
+    /// Takes what is free of these, in one transaction: a commit for each would take longer than all the rest.
+    async fn claim(&self, conn: &mut DB::Connection, wanted: &[i64]) -> Result<bool> {
+        if wanted.is_empty() {
+            return Ok(false);
+        }
         let (length, lock_delay) = (self.settings.lease, Duration::ZERO);
-        let claim = Claim { resource: &resource, client: &self.id, request: Uuid::now_v7(), length, lock_delay };
-        let asked = Instant::now();
-        let Some(Grant { token, expiry, .. }) = self.store.claim(conn, &claim).await? else { return Ok(false) };
-        let lease = Lease::granted(&resource, &self.id, token, expiry, asked, length);
-        lock(&self.held).insert(number, Held { lease, busy: false, leaving: false });
-        Ok(true)
+        let (asked, mut taken) = (Instant::now(), Vec::new());
+        let mut tx = self.store.begin(conn).await?;
+        for number in wanted {
+            let resource = partition(*number)?;
+            let claim = Claim { resource: &resource, client: &self.id, request: Uuid::now_v7(), length, lock_delay };
+            if let Some(Grant { token, expiry, .. }) = self.store.claim(&mut tx, &claim).await? {
+                taken.push((*number, Lease::granted(&resource, &self.id, token, expiry, asked, length)));
+            }
+        }
+        self.commit(tx).await?;
+        let any = !taken.is_empty();
+        let held = |(number, lease)| (number, Held { lease, busy: false, leaving: false });
+        lock(&self.held).extend(taken.into_iter().map(held));
+        Ok(any)
     }
 
-    /// Renews what is kept. A lease that is lost is forgotten: its messages are another's.
+    /// Renews what is kept, in one transaction. A lease that is lost is forgotten: its messages are another's.
     async fn renew(&self, conn: &mut DB::Connection) -> Result<()> {
         let due = |held: &Held| held.lease.remaining() <= held.lease.length().mul_f64(RENEW_WHEN_LEFT);
         let due: Vec<_> = {
             let held = lock(&self.held);
             held.iter().filter(|(_, held)| due(held)).map(|(number, held)| (*number, held.lease.clone())).collect()
         };
+        if due.is_empty() {
+            return Ok(());
+        }
+        let (asked, mut renewed) = (Instant::now(), Vec::new());
+        let mut tx = self.store.begin(conn).await?;
         for (number, lease) in due {
-            let asked = Instant::now();
-            let extended = self.store.extend(conn, &lease.resource(), lease.sequence, lease.length()).await?;
-            match extended {
+            let expiry = self.store.extend(&mut tx, &lease.resource(), lease.sequence, lease.length()).await?;
+            renewed.push((number, lease, expiry));
+        }
+        self.commit(tx).await?;
+        for (number, lease, expiry) in renewed {
+            match expiry {
                 Some(expiry) => {
                     if let Some(held) = lock(&self.held).get_mut(&number) {
                         held.lease = lease.renewed(expiry, asked);
@@ -167,7 +185,7 @@ impl<DB: Backend> Ownership<DB> {
         Ok(())
     }
 
-    /// Frees what is leaving and not busy.
+    /// Frees what is leaving and not busy, in one transaction. What cannot be freed expires.
     async fn hand_over(&self, conn: &mut DB::Connection) -> Result<()> {
         let leaving: Vec<_> = {
             let mut held = lock(&self.held);
@@ -175,10 +193,19 @@ impl<DB: Backend> Ownership<DB> {
                 held.iter().filter(|(_, held)| held.leaving && !held.busy).map(|(number, _)| *number).collect();
             numbers.into_iter().filter_map(|number| held.remove(&number)).collect()
         };
-        for Held { lease, .. } in leaving {
-            self.store.free(conn, &lease.resource(), lease.sequence).await?;
+        if leaving.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let mut tx = self.store.begin(conn).await?;
+        for Held { lease, .. } in leaving {
+            self.store.free(&mut tx, &lease.resource(), lease.sequence).await?;
+        }
+        self.commit(tx).await
+    }
+
+    async fn commit(&self, tx: Transaction<'_, DB>) -> Result<()> {
+        let committed = tx.commit().await;
+        committed.map_err(|error| self.store.classify("looking after the partitions of the outbox", error))
     }
 
     /// Gives everything back.

@@ -1,7 +1,7 @@
 //! Who may relay: one at a time under a lock, or a bounded number of dispatchers, each in a slot.
 
 use sqlx::Database;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::lock::lease::LeaseState;
 use crate::lock::tables::{Claim, LeaseTables};
 use crate::lock::{ClientId, FencingToken, Namespace, Resource, ResourceId};
 
-use super::OUTBOX_PARTITIONS;
+use super::{OUTBOX_PARTITIONS, partition_of};
 
 /// For how long the lock of the outbox is held, unless it is acquired again.
 pub const LOCK_MAX_DURATION: Duration = Duration::from_secs(15);
@@ -23,6 +23,10 @@ const LOCK_NAMESPACE: &str = "outbox";
 const LOCK_RESOURCE: &str = "lock";
 const SLOT_NAMESPACE: &str = "outbox/slot";
 const PARTITION_NAMESPACE: &str = "outbox/partition";
+const NAME_NAMESPACE: &str = "outbox/name";
+/// How long one call may keep others for the same name waiting, and so how long they wait.
+const TURN: Duration = Duration::from_secs(5);
+const TURN_PAUSE: Duration = Duration::from_millis(10);
 /// Makes the ids of requests from those of dispatchers.
 const REQUESTS: Uuid = Uuid::from_u128(0x5d0f_8e0a_3f5b_4b57_9a3c_6a1f_90c2_7e11);
 
@@ -114,6 +118,32 @@ pub(crate) async fn subscribe<DB: Database, T: LeaseTables<DB> + ?Sized>(
         let detail = format!("it is {max_dispatchers}; use one between 1 and {MAX_DISPATCHERS}");
         return Err(Error::invalid("maximum of dispatchers", detail));
     }
+    // One call for a name at a time: of two, the later one finds the slot of the other.
+    let name = resource(NAME_NAMESPACE, &format!("{:04}", partition_of(NAME_NAMESPACE, dispatcher.as_str())))?;
+    let request = Uuid::now_v7();
+    let turn = Claim { resource: &name, client: dispatcher, request, length: TURN, lock_delay: Duration::ZERO };
+    let began = Instant::now();
+    let turn = loop {
+        let granted = tables.claim(conn, &turn).await?;
+        if granted.is_some() || began.elapsed() > TURN {
+            break granted;
+        }
+        tokio::time::sleep(TURN_PAUSE).await;
+    };
+    let subscribed = subscribe_alone(tables, conn, dispatcher, max_dispatchers, length).await;
+    if let Some(turn) = turn {
+        tables.free(conn, &name, turn.token).await?;
+    }
+    subscribed
+}
+
+async fn subscribe_alone<DB: Database, T: LeaseTables<DB> + ?Sized>(
+    tables: &T,
+    conn: &mut DB::Connection,
+    dispatcher: &ClientId,
+    max_dispatchers: u32,
+    length: Duration,
+) -> Result<Subscribed> {
     let own = live(tables, conn).await?.into_iter().find(|found| found.dispatcher == *dispatcher);
     if let Some(own) = own.filter(|own| own.slot <= max_dispatchers)
         && heartbeat(tables, conn, &own, length).await?
@@ -123,16 +153,8 @@ pub(crate) async fn subscribe<DB: Database, T: LeaseTables<DB> + ?Sized>(
     for number in 1..=max_dispatchers {
         let resource = slot(number)?;
         if let Some(grant) = tables.claim(conn, &claim(&resource, dispatcher, length)).await? {
-            let claimed = Subscription { dispatcher: dispatcher.clone(), slot: number, token: grant.token };
-            // Another call for the same dispatcher may have been granted a lower one at the same time.
-            let lower = live(tables, conn).await?.into_iter().find(|found| found.dispatcher == *dispatcher);
-            if let Some(lower) = lower.filter(|found| found.slot < number)
-                && heartbeat(tables, conn, &lower, length).await?
-            {
-                unsubscribe(tables, conn, &claimed).await?;
-                return Ok(Subscribed::Slot(lower));
-            }
-            return Ok(Subscribed::Slot(claimed));
+            let dispatcher = dispatcher.clone();
+            return Ok(Subscribed::Slot(Subscription { dispatcher, slot: number, token: grant.token }));
         }
     }
     Ok(Subscribed::Full)

@@ -1,5 +1,6 @@
 //! When snapshots are taken, and when they go.
 
+use anyhow::ensure;
 use sagastore::{
     DEFAULT_KEPT_SNAPSHOTS, Error, Limits, Outbox, Persister, Saved, Snapshot, SnapshotFrequency, SnapshotRepository,
 };
@@ -195,8 +196,11 @@ async fn many_writers_that_are_due_snapshots_all_get_through<DB: Subject>(db: Te
     }
     let written = scaled(40, 400);
     let unit = db.load_by(&persister, &Counter, "1").await?;
-    assert_eq!((unit.instance().data, unit.load_report().replayed_events), (written, 0));
-    assert_eq!(unit.load_report().snapshot, Some(unit.instance().revision));
+    assert_eq!(unit.instance().data, written);
+    // One who read an older snapshot than the commits after it, as separate parts may, takes the next one early.
+    let report = unit.load_report();
+    ensure!(report.replayed_events < 2, "{report:?}");
+    assert_eq!(report.snapshot.unwrap().get() + report.replayed_events, unit.instance().revision.get());
     assert_eq!(db.snapshots().await?.len(), 2);
     Ok(())
 }
