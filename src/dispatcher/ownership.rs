@@ -144,7 +144,7 @@ impl<DB: Backend> Ownership<DB> {
         for number in wanted {
             let resource = partition(*number)?;
             let claim = Claim { resource: &resource, client: &self.id, request: Uuid::now_v7(), length, lock_delay };
-            if let Some(Grant { token, expiry, .. }) = self.store.claim(&mut tx, &claim).await? {
+            if let Some(Grant { token, expiry }) = self.store.claim(&mut tx, &claim).await? {
                 taken.push((*number, Lease::granted(&resource, &self.id, token, expiry, asked, length)));
             }
         }
@@ -240,7 +240,7 @@ impl<DB: Backend> Ownership<DB> {
         taken
     }
 
-    /// Gives taken partitions back. True if some are to be handed over.
+    /// Gives taken partitions back, and says so if some are to be handed over.
     pub(super) fn give_back(&self, taken: &[Taken]) {
         let mut held = lock(&self.held);
         let mut leaving = false;

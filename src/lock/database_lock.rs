@@ -209,7 +209,7 @@ impl<DB: Backend> DatabaseLock<DB> {
         let granted = self.store.claim(&mut conn, claim).await;
         conn.release();
         let lease = |grant: Grant| {
-            let Grant { token, expiry, .. } = grant;
+            let Grant { token, expiry } = grant;
             Obtained::Lease(Lease::granted(claim.resource, claim.client, token, expiry, asked, claim.length))
         };
         Ok(granted?.map_or(Obtained::Held, lease))

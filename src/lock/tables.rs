@@ -26,7 +26,6 @@ pub struct Claim<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Grant {
     pub token: FencingToken,
-    pub obtained_at: Timestamp,
     pub expiry: Timestamp,
 }
 

@@ -192,7 +192,6 @@ async fn granted(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<
     sqlx::query(
         "SELECT
             token,
-            obtained_at,
             expires_at
         FROM saga_lease
         WHERE namespace = ?
@@ -203,11 +202,7 @@ async fn granted(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<
     .bind(claim.resource.id.as_str())
     .bind(claim.request)
     .try_map(|row: MySqlRow| {
-        Ok(Grant {
-            token: FencingToken::new(row.try_get(0)?),
-            obtained_at: Timestamp::from_micros(row.try_get(1)?),
-            expiry: Timestamp::from_micros(row.try_get(2)?),
-        })
+        Ok(Grant { token: FencingToken::new(row.try_get(0)?), expiry: Timestamp::from_micros(row.try_get(1)?) })
     })
     .fetch_optional(conn)
     .await

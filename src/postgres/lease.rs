@@ -119,7 +119,6 @@ async fn take(conn: &mut PgConnection, claim: &Claim<'_>) -> sqlx::Result<Option
                 AND l.resource_id = free.resource_id
             RETURNING
                 l.token,
-                l.obtained_at,
                 l.expires_at
         ),
         started AS (
@@ -152,7 +151,6 @@ async fn take(conn: &mut PgConnection, claim: &Claim<'_>) -> sqlx::Result<Option
             ON CONFLICT DO NOTHING
             RETURNING
                 token,
-                obtained_at,
                 expires_at
         )
         SELECT * FROM taken
@@ -166,11 +164,7 @@ async fn take(conn: &mut PgConnection, claim: &Claim<'_>) -> sqlx::Result<Option
     .bind(micros(claim.length))
     .bind(micros(claim.lock_delay))
     .try_map(|row: PgRow| {
-        Ok(Grant {
-            token: FencingToken::new(row.try_get(0)?),
-            obtained_at: Timestamp::from_micros(row.try_get(1)?),
-            expiry: Timestamp::from_micros(row.try_get(2)?),
-        })
+        Ok(Grant { token: FencingToken::new(row.try_get(0)?), expiry: Timestamp::from_micros(row.try_get(1)?) })
     })
     .fetch_optional(conn)
     .await

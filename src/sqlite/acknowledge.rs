@@ -37,17 +37,17 @@ pub(super) async fn count_marked(
 }
 
 pub(super) async fn unmark(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
-    let marked = count_marked(conn, commits).await?;
-    sqlx::query(
+    let messages: Vec<u32> = sqlx::query_scalar(
         "UPDATE saga_commit
         SET undelivered = NULL
         WHERE (stream_id, commit_no) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
-            AND undelivered IS NOT NULL",
+            AND undelivered IS NOT NULL
+        RETURNING message_count",
     )
     .bind(keys(commits))
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(marked.into_iter().map(|(_, messages)| messages).sum())
+    Ok(messages.into_iter().map(u64::from).sum())
 }
 
 pub(super) async fn insert_left_over(

@@ -122,7 +122,6 @@ async fn take(conn: &mut SqliteConnection, claim: &Claim<'_>) -> sqlx::Result<Op
             OR expires_at + lock_delay <= excluded.obtained_at
         RETURNING
             token,
-            obtained_at,
             expires_at",
     )
     .bind(claim.resource.namespace.as_str())
@@ -132,11 +131,7 @@ async fn take(conn: &mut SqliteConnection, claim: &Claim<'_>) -> sqlx::Result<Op
     .bind(micros(claim.length))
     .bind(micros(claim.lock_delay))
     .try_map(|row: SqliteRow| {
-        Ok(Grant {
-            token: FencingToken::new(row.try_get(0)?),
-            obtained_at: Timestamp::from_micros(row.try_get(1)?),
-            expiry: Timestamp::from_micros(row.try_get(2)?),
-        })
+        Ok(Grant { token: FencingToken::new(row.try_get(0)?), expiry: Timestamp::from_micros(row.try_get(1)?) })
     })
     .fetch_all(conn)
     .await

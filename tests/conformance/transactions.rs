@@ -114,16 +114,18 @@ async fn a_panic_inside_a_transaction_undoes_it<DB: Subject>(db: TestDb<DB>) -> 
 }
 
 /// Runs a call again and again, dropped one step later each time, until it is answered; and all that
-/// so many times. Says how often it was answered, and that it was dropped at several steps.
+/// so many times, and on until as many calls as twice that were dropped. Says how often it was answered.
 async fn drop_at_every_step<F>(times: u32, mut call: impl FnMut(u32) -> F) -> anyhow::Result<u32>
 where
     F: Future<Output = sagastore::Result<()>>,
 {
     const MAX_STEPS: u32 = 2000;
     let (mut answered, mut cuts) = (0, 0);
-    for time in 0..times {
+    // On a busy machine the database may have answered before a call is looked at again: few steps then.
+    while answered < times || cuts < 2 * times {
+        assert!(answered < 20 * times, "only {cuts} calls could be dropped, {answered} were answered");
         for step in 1.. {
-            match cut_after(step, call(time)).await {
+            match cut_after(step, call(answered)).await {
                 None => cuts += 1,
                 Some(Ok(())) => {
                     answered += 1;
@@ -136,7 +138,6 @@ where
             assert!(step < MAX_STEPS, "the call does not come to an end");
         }
     }
-    assert!(cuts >= 2 * times, "{cuts} calls were dropped, {answered} answered");
     Ok(answered)
 }
 
