@@ -69,8 +69,8 @@ pub trait StreamTables<DB: Database>: LeaseTables<DB> {
 #[async_trait]
 impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
     async fn fence(&self, tx: &mut Transaction<'_, DB>, fence: &Fence) -> Result<()> {
-        let held = self.hold(tx, &fence.resource, fence.token).await?;
-        if held { Ok(()) } else { Err(fence.refusal()) }
+        let held = self.hold(tx, std::slice::from_ref(fence)).await?;
+        if held.is_empty() { Err(fence.refusal()) } else { Ok(()) }
     }
 
     async fn append_messages(

@@ -121,7 +121,9 @@ impl<DB: Backend> Shared<DB> {
         let mut conn = self.ownership.connect().await?;
         let found = find(&self.store, &mut conn, selection, OutboxId::START, self.settings.batch).await;
         conn.release();
-        found
+        let mut found = found?;
+        found.keep_commits(self.settings.batch);
+        Ok(found)
     }
 
     fn decide(&self, sent: Sent) -> Decided {
@@ -158,8 +160,11 @@ impl<DB: Backend> Shared<DB> {
         let settled = async {
             let mut tx = self.store.begin(&mut conn).await?;
             let concerned = decided.partitions();
-            for Taken { partition, fence } in taken.iter().filter(|taken| concerned.contains(&taken.partition)) {
-                if !self.store.hold(&mut tx, &fence.resource, fence.token).await? {
+            let concerned: Vec<_> = taken.iter().filter(|taken| concerned.contains(&taken.partition)).collect();
+            let fences: Vec<_> = concerned.iter().map(|taken| taken.fence.clone()).collect();
+            let held = self.store.hold(&mut tx, &fences).await?;
+            for (place, Taken { partition, fence }) in concerned.into_iter().enumerate() {
+                if !held.contains(&place) {
                     self.ownership.lose(*partition, fence);
                     decided.forget(*partition);
                 }

@@ -1,11 +1,13 @@
 //! The statements that a database must have for leases.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 use uuid::Uuid;
 
+use super::fence::Fence;
 use super::ids::{ClientId, FencingToken, Namespace, Resource, ResourceId};
 use super::lease::LeaseStatus;
 use crate::error::Result;
@@ -56,8 +58,9 @@ pub trait LeaseTables<DB: Database>: Send + Sync {
     /// Frees what is held; false if it had expired, or is not held with this token.
     async fn free(&self, conn: &mut DB::Connection, resource: &Resource, token: FencingToken) -> Result<bool>;
 
-    /// Keeps others from taking it over until the transaction ends; false if it is not held with this token.
-    async fn hold(&self, tx: &mut Transaction<'_, DB>, resource: &Resource, token: FencingToken) -> Result<bool>;
+    /// Keeps others from taking these over until the transaction ends. Gives the places of those that are held
+    /// with their tokens.
+    async fn hold(&self, tx: &mut Transaction<'_, DB>, fences: &[Fence]) -> Result<BTreeSet<usize>>;
 
     /// How it stands with a resource; `None` if it was never leased, or its row is gone.
     async fn status(&self, conn: &mut DB::Connection, resource: &Resource) -> Result<Option<LeaseStatus>>;

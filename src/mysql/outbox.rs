@@ -5,7 +5,7 @@ use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
-use super::acknowledge::{count_marked, delete, unmark};
+use super::acknowledge::{count_marked, delete, marked_among, unmark};
 use super::{MySqlStore, classify, outbox_stats, read, text};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -53,7 +53,7 @@ impl OutboxTables<MySql> for MySqlStore {
     }
 
     async fn lock_marked(&self, tx: &mut Transaction<'_, MySql>, id: OutboxId) -> Result<Option<Marked>> {
-        let locked = count_marked(tx, &[id]).await;
+        let locked = count_marked(tx, &[(id, 0)]).await;
         if locked.map_err(|error| classify("acknowledging messages of the outbox", error))?.is_empty() {
             return Ok(None);
         }
@@ -63,19 +63,19 @@ impl OutboxTables<MySql> for MySqlStore {
         Ok(page.commits.into_iter().find(asked))
     }
 
-    async fn unmark(&self, tx: &mut Transaction<'_, MySql>, commits: &[OutboxId]) -> Result<u64> {
+    async fn unmark(&self, tx: &mut Transaction<'_, MySql>, commits: &[(OutboxId, u32)]) -> Result<u64> {
         match unmark(tx, commits).await {
             Ok(messages) => Ok(messages),
             Err(error) => Err(classify("acknowledging messages of the outbox", error)),
         }
     }
 
-    async fn marked_messages(
+    async fn marked_among(
         &self,
         tx: &mut Transaction<'_, MySql>,
-        commits: &[OutboxId],
-    ) -> Result<Vec<(OutboxId, u64)>> {
-        match count_marked(tx, commits).await {
+        commits: &[(OutboxId, u32)],
+    ) -> Result<Vec<OutboxId>> {
+        match marked_among(tx, commits).await {
             Ok(found) => Ok(found),
             Err(error) => Err(classify("acknowledging messages of the outbox", error)),
         }
@@ -158,6 +158,8 @@ async fn select_marked(
             AND (? >> (c.stream_id % 64)) & 1 = 1
             AND (
                 ?
+                -- Asked once for the whole page.
+                OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE has_failed = 1)
                 OR NOT EXISTS (
                     SELECT 1
                     FROM saga_outbox_message AS failed
@@ -248,6 +250,8 @@ async fn select_waiting(
             AND (? >> partition_no) & 1 = 1
             AND (
                 ?
+                -- Asked once for the whole page.
+                OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE has_failed = 1)
                 OR NOT EXISTS (
                     SELECT 1
                     FROM saga_outbox_message AS failed

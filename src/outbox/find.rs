@@ -15,6 +15,20 @@ pub enum OrderKey {
     Aggregate(String, String),
 }
 
+impl Found {
+    /// Keeps no more than `limit` records, and only whole commits as far as possible: a commit that is acknowledged in
+    /// parts costs a row for each message that is left.
+    pub(crate) fn keep_commits(&mut self, limit: u32) {
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+        let commit = |record: &OutboxRecord| OutboxId { index: 0, ..record.id };
+        if let Some(cut) = self.records.get(wanted).map(commit) {
+            self.records.truncate(wanted);
+            let whole = self.records.iter().rposition(|record| commit(record) != cut);
+            self.records.truncate(whole.map_or(wanted, |last| last + 1));
+        }
+    }
+}
+
 impl OrderKey {
     pub(crate) fn of(record: &OutboxRecord) -> Self {
         Self::new(record.id, &record.aggregate_type, &record.aggregate_id)
@@ -55,8 +69,8 @@ pub(crate) struct Found {
     pub(crate) damaged: Vec<(OutboxId, Error)>,
 }
 
-/// The next records after `after` in delivery order, at most `limit`. Reads on past what is damaged and what waits behind
-/// it, until there is something to deliver: it must not hold up all others.
+/// The next records after `after` in delivery order: those of a page of `limit` commits and rows. Reads on past what is
+/// damaged and what waits behind it, until there is something to deliver: it must not hold up all others.
 pub(crate) async fn find<DB: Database, T: OutboxTables<DB> + ?Sized>(
     tables: &T,
     conn: &mut DB::Connection,
@@ -65,7 +79,6 @@ pub(crate) async fn find<DB: Database, T: OutboxTables<DB> + ?Sized>(
     limit: u32,
 ) -> Result<Found> {
     let (mut found, mut seen, mut barred) = (Found::default(), BTreeSet::new(), BTreeMap::<OrderKey, OutboxId>::new());
-    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
     if limit == 0 {
         return Ok(found);
     }
@@ -81,7 +94,7 @@ pub(crate) async fn find<DB: Database, T: OutboxTables<DB> + ?Sized>(
         let is_free = |record: &OutboxRecord| {
             barred.is_empty() || barred.get(&OrderKey::of(record)).is_none_or(|damage| record.id < *damage)
         };
-        found.records.extend(records.into_iter().filter(is_free).take(wanted));
+        found.records.extend(records.into_iter().filter(is_free));
         match end {
             Some(end) if found.records.is_empty() => after = end,
             _ => return Ok(found),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 
 use super::dead_letter::{DeadLetter, DeadLetterTables, DeadLetters, Failure};
-use super::find::{WaitingPage, find};
+use super::find::{Found, WaitingPage, find};
 use super::subscription::{self, LockRelease, SUBS_EXPIRATION_AFTER, Subscribed, Subscription};
 use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag};
 use crate::codec::check_size;
@@ -17,6 +17,9 @@ use crate::limits::Limits;
 use crate::lock::ClientId;
 use crate::lock::tables::LeaseTables;
 use crate::stream_name::StreamName;
+
+/// More messages than any commit has.
+const ALL_MESSAGES: u32 = u32::MAX;
 
 /// A commit whose messages wait in the fast lane.
 #[derive(Debug)]
@@ -110,12 +113,12 @@ pub trait OutboxTables<DB: Database>: LeaseTables<DB> + DeadLetterTables<DB> {
     /// One marked commit, locked until the transaction ends; `None` if its mark is gone.
     async fn lock_marked(&self, tx: &mut Transaction<'_, DB>, id: OutboxId) -> Result<Option<Marked>>;
 
-    /// Takes the marks off these commits; says how many messages they had.
-    async fn unmark(&self, tx: &mut Transaction<'_, DB>, commits: &[OutboxId]) -> Result<u64>;
+    /// Takes the marks off those of these commits that have no more than so many messages; says how many messages
+    /// that were.
+    async fn unmark(&self, tx: &mut Transaction<'_, DB>, commits: &[(OutboxId, u32)]) -> Result<u64>;
 
-    /// Number of messages of each of these commits that is still marked.
-    async fn marked_messages(&self, tx: &mut Transaction<'_, DB>, commits: &[OutboxId])
-    -> Result<Vec<(OutboxId, u64)>>;
+    /// Which of these commits are still marked.
+    async fn marked_among(&self, tx: &mut Transaction<'_, DB>, commits: &[(OutboxId, u32)]) -> Result<Vec<OutboxId>>;
 
     /// Puts a record into the slow lane, after all of its partition.
     async fn insert_new(&self, tx: &mut Transaction<'_, DB>, record: &NewOutboxRecord) -> Result<()>;
@@ -152,10 +155,11 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         limit: u32,
     ) -> Result<Vec<OutboxRecord>> {
         let after = after.unwrap_or(OutboxId::START);
-        let share = find(self, conn, Selection::ALL, after, limit).await?;
-        match share.damaged.into_iter().next() {
+        let Found { mut records, damaged } = find(self, conn, Selection::ALL, after, limit).await?;
+        records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        match damaged.into_iter().next() {
             Some((_, damage)) => Err(damage),
-            None => Ok(share.records),
+            None => Ok(records),
         }
     }
 
@@ -240,7 +244,7 @@ pub(crate) async fn settle<DB: Database, T: OutboxTables<DB> + ?Sized>(
     acknowledge(tables, tx, delivered).await?;
     let commits: BTreeSet<_> = failed.iter().map(|failure| failure.id).filter(|id| id.row == 0).collect();
     for commit in commits {
-        split(tables, tx, OutboxId { index: 0, ..commit }, &[]).await?;
+        split(tables, tx, OutboxId { index: 0, ..commit }, &BTreeSet::new()).await?;
     }
     for failure in failed {
         tables.note_failure(tx, failure).await?;
@@ -255,44 +259,26 @@ async fn acknowledge<DB: Database, T: OutboxTables<DB> + ?Sized>(
     tx: &mut Transaction<'_, DB>,
     ids: &[OutboxId],
 ) -> Result<u64> {
-    let mut by_commit: BTreeMap<OutboxId, Vec<OutboxId>> = BTreeMap::new();
+    let mut by_commit: BTreeMap<OutboxId, BTreeSet<OutboxId>> = BTreeMap::new();
     let mut slow = Vec::new();
     for id in ids {
         if id.row == 0 {
-            by_commit.entry(OutboxId { index: 0, ..*id }).or_default().push(*id);
+            by_commit.entry(OutboxId { index: 0, ..*id }).or_default().insert(*id);
         } else {
             slow.push(*id);
         }
     }
-    let commits: Vec<_> = by_commit.keys().copied().collect();
-    let marked: BTreeMap<_, _> = if commits.is_empty() {
-        BTreeMap::new()
-    } else {
-        tables.marked_messages(tx, &commits).await?.into_iter().collect()
-    };
-    let (mut whole, mut of_whole, mut expected, mut gone) = (Vec::new(), Vec::new(), 0, 0);
-    for (commit, mut acknowledged) in by_commit {
-        acknowledged.sort_unstable();
-        acknowledged.dedup();
-        let count = u64::try_from(acknowledged.len()).unwrap_or(u64::MAX);
-        match marked.get(&commit) {
-            Some(messages) if *messages <= count => {
-                whole.push(commit);
-                of_whole.extend(acknowledged);
-                expected += messages;
+    let counted = |ids: &BTreeSet<OutboxId>| u32::try_from(ids.len()).unwrap_or(ALL_MESSAGES);
+    let commits: Vec<_> = by_commit.iter().map(|(commit, ids)| (*commit, counted(ids))).collect();
+    let mut gone = if commits.is_empty() { 0 } else { tables.unmark(tx, &commits).await? };
+    if gone < commits.iter().map(|(_, messages)| u64::from(*messages)).sum() {
+        for commit in tables.marked_among(tx, &commits).await? {
+            if let Some(acknowledged) = by_commit.remove(&commit) {
+                gone += split(tables, tx, commit, &acknowledged).await?;
             }
-            Some(_) => gone += split(tables, tx, commit, &acknowledged).await?,
-            // The mark is gone: the commit was split before, or is delivered.
-            None => slow.extend(acknowledged),
         }
-    }
-    if !whole.is_empty() {
-        let unmarked = tables.unmark(tx, &whole).await?;
-        gone += unmarked;
-        if unmarked < expected {
-            // Another transaction was faster, and may have left a part in the slow lane.
-            slow.extend(of_whole);
-        }
+        // Others were split before, perhaps by another transaction just now: what is left of them is in the slow lane.
+        slow.extend(by_commit.into_values().flatten());
     }
     if !slow.is_empty() {
         gone += tables.delete(tx, &slow).await?;
@@ -305,10 +291,11 @@ async fn split<DB: Database, T: OutboxTables<DB> + ?Sized>(
     tables: &T,
     tx: &mut Transaction<'_, DB>,
     commit: OutboxId,
-    acknowledged: &[OutboxId],
+    acknowledged: &BTreeSet<OutboxId>,
 ) -> Result<u64> {
     let Some(marked) = tables.lock_marked(tx, commit).await? else {
-        return if acknowledged.is_empty() { Ok(0) } else { tables.delete(tx, acknowledged).await };
+        let acknowledged: Vec<_> = acknowledged.iter().copied().collect();
+        return if acknowledged.is_empty() { Ok(0) } else { tables.delete(tx, &acknowledged).await };
     };
     let (left, gone): (Vec<_>, Vec<_>) =
         marked.records()?.into_iter().partition(|record| !acknowledged.contains(&record.id));
@@ -318,6 +305,6 @@ async fn split<DB: Database, T: OutboxTables<DB> + ?Sized>(
         let message = LeftOver { id, partition, aggregate_type, aggregate_id, envelope };
         tables.insert_left_over(tx, &message).await?;
     }
-    tables.unmark(tx, &[commit]).await?;
+    tables.unmark(tx, &[(commit, ALL_MESSAGES)]).await?;
     u64::try_from(gone.len()).map_err(|fault| Error::invalid("number of records", fault))
 }

@@ -6,8 +6,8 @@ use sqlx::{PgConnection, Row};
 use crate::outbox::{LeftOver, OutboxId};
 
 /// The primary keys of marks, a column each.
-fn keys(commits: &[OutboxId]) -> [Vec<i64>; 3] {
-    let column = |part: fn(&OutboxId) -> i64| commits.iter().map(part).collect();
+fn keys(commits: &[(OutboxId, u32)]) -> [Vec<i64>; 3] {
+    let column = |part: fn(&OutboxId) -> i64| commits.iter().map(|(id, _)| part(id)).collect();
     [column(|id| id.recorded_at), column(|id| id.stream), column(|id| id.commit_number)]
 }
 
@@ -28,14 +28,13 @@ pub(super) async fn lock_mark(conn: &mut PgConnection, commit: OutboxId) -> sqlx
     Ok(locked.is_some())
 }
 
-pub(super) async fn count_marked(conn: &mut PgConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<(OutboxId, u64)>> {
+pub(super) async fn marked_among(conn: &mut PgConnection, commits: &[(OutboxId, u32)]) -> sqlx::Result<Vec<OutboxId>> {
     let [recorded_at, stream, commit_number] = keys(commits);
     sqlx::query(
         "SELECT
             o.recorded_at,
             o.stream_id,
-            o.commit_no,
-            o.message_count
+            o.commit_no
         FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS k (recorded_at, stream_id, commit_no)
         JOIN saga_outbox AS o
             ON o.recorded_at = k.recorded_at
@@ -47,29 +46,35 @@ pub(super) async fn count_marked(conn: &mut PgConnection, commits: &[OutboxId]) 
     .bind(commit_number)
     .try_map(|row: PgRow| {
         let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let count = u64::try_from(row.try_get::<i32, _>(3)?).unwrap_or_default();
-        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, count))
+        Ok(OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 })
     })
     .fetch_all(conn)
     .await
 }
 
-pub(super) async fn unmark(conn: &mut PgConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
+pub(super) async fn unmark(conn: &mut PgConnection, commits: &[(OutboxId, u32)]) -> sqlx::Result<u64> {
     let [recorded_at, stream, commit_number] = keys(commits);
-    let messages = sqlx::query_scalar::<_, i32>(
-        "DELETE FROM saga_outbox AS o
-        USING UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS k (recorded_at, stream_id, commit_no)
-        WHERE o.recorded_at = k.recorded_at
-            AND o.stream_id = k.stream_id
-            AND o.commit_no = k.commit_no
-        RETURNING o.message_count",
+    let messages: Vec<_> = commits.iter().map(|(_, messages)| i64::from(*messages)).collect();
+    let gone = sqlx::query_scalar::<_, i64>(
+        "WITH gone AS (
+            DELETE FROM saga_outbox AS o
+            USING UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
+                AS k (recorded_at, stream_id, commit_no, messages)
+            WHERE o.recorded_at = k.recorded_at
+                AND o.stream_id = k.stream_id
+                AND o.commit_no = k.commit_no
+                AND o.message_count <= k.messages
+            RETURNING o.message_count
+        )
+        SELECT COALESCE(SUM(message_count), 0)::bigint FROM gone",
     )
     .bind(recorded_at)
     .bind(stream)
     .bind(commit_number)
-    .fetch_all(conn)
+    .bind(messages)
+    .fetch_one(conn)
     .await?;
-    Ok(messages.into_iter().filter_map(|count| u64::try_from(count).ok()).sum())
+    Ok(u64::try_from(gone).unwrap_or_default())
 }
 
 pub(super) async fn insert_left_over(conn: &mut PgConnection, message: &LeftOver, contents: &str) -> sqlx::Result<()> {

@@ -1,5 +1,6 @@
 //! The statements of leases.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use super::{PostgresStore, classify};
 use crate::error::Result;
 use crate::lock::lease::{LeaseRow, LeaseStatus};
 use crate::lock::tables::{Claim, Grant, LeaseTables, PurgeStep, micros};
-use crate::lock::{FencingToken, Namespace, Resource, ResourceId};
+use crate::lock::{Fence, FencingToken, Namespace, Resource, ResourceId};
 use crate::timestamp::Timestamp;
 
 #[async_trait]
@@ -42,8 +43,8 @@ impl LeaseTables<Postgres> for PostgresStore {
         }
     }
 
-    async fn hold(&self, tx: &mut Transaction<'_, Postgres>, resource: &Resource, token: FencingToken) -> Result<bool> {
-        match hold(tx, resource, token).await {
+    async fn hold(&self, tx: &mut Transaction<'_, Postgres>, fences: &[Fence]) -> Result<BTreeSet<usize>> {
+        match hold(tx, fences).await {
             Ok(held) => Ok(held),
             Err(error) => Err(classify("fencing a transaction", error)),
         }
@@ -214,23 +215,29 @@ async fn free(conn: &mut PgConnection, resource: &Resource, token: FencingToken)
     Ok(freed.rows_affected() > 0)
 }
 
-/// Shares the key of which the token is a part: that keeps off who takes the lease over, and not who renews it.
-async fn hold(conn: &mut PgConnection, resource: &Resource, token: FencingToken) -> sqlx::Result<bool> {
-    let held = sqlx::query(
-        "SELECT 1
-        FROM saga_lease
-        WHERE namespace = $1
-            AND resource_id = $2
-            AND token = $3
-            AND client_id IS NOT NULL
-        FOR KEY SHARE",
+/// Shares the keys of which the tokens are a part: that keeps off who takes a lease over, and not who renews it.
+async fn hold(conn: &mut PgConnection, fences: &[Fence]) -> sqlx::Result<BTreeSet<usize>> {
+    let namespaces: Vec<_> = fences.iter().map(|fence| fence.resource.namespace.as_str()).collect();
+    let ids: Vec<_> = fences.iter().map(|fence| fence.resource.id.as_str()).collect();
+    let tokens: Vec<_> = fences.iter().map(|fence| fence.token.get()).collect();
+    let held: Vec<i64> = sqlx::query_scalar(
+        "SELECT fence.place - 1
+        FROM UNNEST($1::text[], $2::text[], $3::bigint[])
+            WITH ORDINALITY AS fence (namespace, resource_id, token, place)
+        JOIN saga_lease AS l
+            ON l.namespace = fence.namespace
+            AND l.resource_id = fence.resource_id
+            AND l.token = fence.token
+        WHERE l.client_id IS NOT NULL
+        ORDER BY fence.place
+        FOR KEY SHARE OF l",
     )
-    .bind(resource.namespace.as_str())
-    .bind(resource.id.as_str())
-    .bind(token.get())
-    .fetch_optional(conn)
+    .bind(namespaces)
+    .bind(ids)
+    .bind(tokens)
+    .fetch_all(conn)
     .await?;
-    Ok(held.is_some())
+    Ok(held.into_iter().filter_map(|place| usize::try_from(place).ok()).collect())
 }
 
 async fn select_one(conn: &mut PgConnection, resource: &Resource) -> sqlx::Result<Option<LeaseRow>> {

@@ -5,7 +5,7 @@ use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Postgres, Row, Transaction};
 
-use super::acknowledge::{count_marked, delete, insert_left_over, lock_mark, unmark};
+use super::acknowledge::{delete, insert_left_over, lock_mark, marked_among, unmark};
 use super::{PostgresStore, classify, outbox_stats, read};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -62,16 +62,19 @@ impl OutboxTables<Postgres> for PostgresStore {
         Ok(page.commits.into_iter().next())
     }
 
-    async fn unmark(&self, tx: &mut Transaction<'_, Postgres>, commits: &[OutboxId]) -> Result<u64> {
+    async fn unmark(&self, tx: &mut Transaction<'_, Postgres>, commits: &[(OutboxId, u32)]) -> Result<u64> {
         unmark(tx, commits).await.map_err(|error| classify("acknowledging messages of the outbox", error))
     }
 
-    async fn marked_messages(
+    async fn marked_among(
         &self,
         tx: &mut Transaction<'_, Postgres>,
-        commits: &[OutboxId],
-    ) -> Result<Vec<(OutboxId, u64)>> {
-        count_marked(tx, commits).await.map_err(|error| classify("acknowledging messages of the outbox", error))
+        commits: &[(OutboxId, u32)],
+    ) -> Result<Vec<OutboxId>> {
+        match marked_among(tx, commits).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(classify("acknowledging messages of the outbox", error)),
+        }
     }
 
     async fn insert_new(&self, tx: &mut Transaction<'_, Postgres>, record: &NewOutboxRecord) -> Result<()> {
@@ -128,29 +131,42 @@ async fn select_marked(
             c.checksum,
             c.contents,
             c.body
-        FROM saga_outbox AS o
+        FROM (
+            SELECT
+                recorded_at,
+                stream_id,
+                commit_no
+            FROM saga_outbox AS o
+            WHERE (recorded_at, stream_id, commit_no) >= ($1, $2, $3)
+                -- A bare comparison is taken to be rarely true: all marks would be read and sorted for each page.
+                AND CASE WHEN ($5 >> (stream_id % 64)::integer) & 1 = 1 THEN TRUE ELSE FALSE END
+                AND (
+                    $6
+                    -- Asked once for the whole page.
+                    OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
+                    OR NOT EXISTS (
+                        SELECT 1
+                        FROM saga_outbox_message AS failed
+                        WHERE failed.stream_id = o.stream_id
+                            AND failed.attempts > 0
+                            AND failed.commit_no < o.commit_no
+                    )
+                )
+            ORDER BY
+                recorded_at,
+                stream_id,
+                commit_no
+            LIMIT $4
+        ) AS o
         JOIN saga_commit AS c
             ON c.stream_id = o.stream_id
             AND c.commit_no = o.commit_no
         JOIN saga_stream AS s
             ON s.stream_id = o.stream_id
-        WHERE (o.recorded_at, o.stream_id, o.commit_no) >= ($1, $2, $3)
-            AND ($5 >> (o.stream_id % 64)::integer) & 1 = 1
-            AND (
-                $6
-                OR NOT EXISTS (
-                    SELECT 1
-                    FROM saga_outbox_message AS failed
-                    WHERE failed.stream_id = o.stream_id
-                        AND failed.attempts > 0
-                        AND failed.commit_no < o.commit_no
-                )
-            )
         ORDER BY
             o.recorded_at,
             o.stream_id,
-            o.commit_no
-        LIMIT $4",
+            o.commit_no",
     )
     .bind(after.recorded_at)
     .bind(after.stream)
@@ -222,9 +238,10 @@ async fn select_waiting(
         WHERE (recorded_at, stream_id, commit_no, message_index, message_no) > ($1, $2, $3, $4, $5)
             AND dead_at IS NULL
             AND available_at <= (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint
-            AND ($7 >> partition_no::integer) & 1 = 1
+            AND CASE WHEN ($7 >> partition_no::integer) & 1 = 1 THEN TRUE ELSE FALSE END -- as above
             AND (
                 $8
+                OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
                 OR NOT EXISTS (
                     SELECT 1
                     FROM saga_outbox_message AS failed

@@ -5,22 +5,23 @@ use sqlx::{Row, SqliteConnection};
 
 use crate::outbox::{LeftOver, OutboxId};
 
-/// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
-fn keys(commits: &[OutboxId]) -> String {
-    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
+/// The primary keys of commits, and their numbers of messages, as a JSON array of arrays, so that one text serves every
+/// number of them.
+fn keys(commits: &[(OutboxId, u32)]) -> String {
+    let key = |(id, messages): &(OutboxId, u32)| format!("[{},{},{messages}]", id.stream, id.commit_number);
+    let keys: Vec<_> = commits.iter().map(key).collect();
     format!("[{}]", keys.join(","))
 }
 
-pub(super) async fn count_marked(
+pub(super) async fn marked_among(
     conn: &mut SqliteConnection,
-    commits: &[OutboxId],
-) -> sqlx::Result<Vec<(OutboxId, u64)>> {
+    commits: &[(OutboxId, u32)],
+) -> sqlx::Result<Vec<OutboxId>> {
     sqlx::query(
         "SELECT
             c.undelivered,
             c.stream_id,
-            c.commit_no,
-            c.message_count
+            c.commit_no
         FROM json_each(?1) AS k
         JOIN saga_commit AS c
             ON c.stream_id = k.value ->> 0
@@ -30,17 +31,20 @@ pub(super) async fn count_marked(
     .bind(keys(commits))
     .try_map(|row: SqliteRow| {
         let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, row.try_get(3)?))
+        Ok(OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 })
     })
     .fetch_all(conn)
     .await
 }
 
-pub(super) async fn unmark(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<u64> {
+pub(super) async fn unmark(conn: &mut SqliteConnection, commits: &[(OutboxId, u32)]) -> sqlx::Result<u64> {
     let messages: Vec<u32> = sqlx::query_scalar(
         "UPDATE saga_commit
         SET undelivered = NULL
-        WHERE (stream_id, commit_no) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))
+        FROM json_each(?1) AS k
+        WHERE stream_id = k.value ->> 0
+            AND commit_no = k.value ->> 1
+            AND message_count <= k.value ->> 2
             AND undelivered IS NOT NULL
         RETURNING message_count",
     )

@@ -1,8 +1,10 @@
 //! The statements of leases.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::{Value, json};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
@@ -10,7 +12,7 @@ use super::{SqliteStore, explain};
 use crate::error::Result;
 use crate::lock::lease::{LeaseRow, LeaseStatus};
 use crate::lock::tables::{Claim, Grant, LeaseTables, PurgeStep, micros};
-use crate::lock::{FencingToken, Namespace, Resource, ResourceId};
+use crate::lock::{Fence, FencingToken, Namespace, Resource, ResourceId};
 use crate::timestamp::Timestamp;
 
 #[async_trait]
@@ -42,8 +44,8 @@ impl LeaseTables<Sqlite> for SqliteStore {
         }
     }
 
-    async fn hold(&self, tx: &mut Transaction<'_, Sqlite>, resource: &Resource, token: FencingToken) -> Result<bool> {
-        match hold(tx, resource, token).await {
+    async fn hold(&self, tx: &mut Transaction<'_, Sqlite>, fences: &[Fence]) -> Result<BTreeSet<usize>> {
+        match hold(tx, fences).await {
             Ok(held) => Ok(held),
             Err(error) => Err(explain(tx, "fencing a transaction", error).await),
         }
@@ -182,22 +184,31 @@ async fn free(conn: &mut SqliteConnection, resource: &Resource, token: FencingTo
     Ok(freed.rows_affected() > 0)
 }
 
-/// A write, though it changes nothing, so that the transaction is the only one that can write until it ends.
-async fn hold(conn: &mut SqliteConnection, resource: &Resource, token: FencingToken) -> sqlx::Result<bool> {
-    let held = sqlx::query(
-        "UPDATE saga_lease
-        SET token = token
-        WHERE namespace = ?1
-            AND resource_id = ?2
-            AND token = ?3
-            AND client_id IS NOT NULL",
+/// Fences as a JSON array of arrays, so that one text serves every number of them.
+fn places(fences: &[Fence]) -> String {
+    let place = |fence: &Fence| {
+        let Resource { namespace, id } = &fence.resource;
+        json!([namespace.as_str(), id.as_str(), fence.token.get()])
+    };
+    fences.iter().map(place).collect::<Value>().to_string()
+}
+
+async fn hold(conn: &mut SqliteConnection, fences: &[Fence]) -> sqlx::Result<BTreeSet<usize>> {
+    // It changes nothing, but makes the transaction the only one that can write until it ends.
+    sqlx::query("UPDATE saga_lease SET token = token WHERE FALSE").execute(&mut *conn).await?;
+    let held: Vec<i64> = sqlx::query_scalar(
+        "SELECT fence.key
+        FROM json_each(?1) AS fence
+        CROSS JOIN saga_lease AS l
+            ON l.namespace = fence.value ->> 0
+            AND l.resource_id = fence.value ->> 1
+            AND l.token = fence.value ->> 2
+        WHERE l.client_id IS NOT NULL",
     )
-    .bind(resource.namespace.as_str())
-    .bind(resource.id.as_str())
-    .bind(token.get())
-    .execute(conn)
+    .bind(places(fences))
+    .fetch_all(conn)
     .await?;
-    Ok(held.rows_affected() > 0)
+    Ok(held.into_iter().filter_map(|place| usize::try_from(place).ok()).collect())
 }
 
 async fn select_one(conn: &mut SqliteConnection, resource: &Resource) -> sqlx::Result<Option<LeaseRow>> {

@@ -5,7 +5,7 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
-use super::acknowledge::{count_marked, delete, insert_left_over, unmark};
+use super::acknowledge::{delete, insert_left_over, marked_among, unmark};
 use super::{SqliteStore, explain, outbox_stats, read};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -60,19 +60,19 @@ impl OutboxTables<Sqlite> for SqliteStore {
         Ok(page.commits.into_iter().find(asked))
     }
 
-    async fn unmark(&self, tx: &mut Transaction<'_, Sqlite>, commits: &[OutboxId]) -> Result<u64> {
+    async fn unmark(&self, tx: &mut Transaction<'_, Sqlite>, commits: &[(OutboxId, u32)]) -> Result<u64> {
         match unmark(tx, commits).await {
             Ok(messages) => Ok(messages),
             Err(error) => Err(explain(tx, "acknowledging messages of the outbox", error).await),
         }
     }
 
-    async fn marked_messages(
+    async fn marked_among(
         &self,
         tx: &mut Transaction<'_, Sqlite>,
-        commits: &[OutboxId],
-    ) -> Result<Vec<(OutboxId, u64)>> {
-        match count_marked(tx, commits).await {
+        commits: &[(OutboxId, u32)],
+    ) -> Result<Vec<OutboxId>> {
+        match marked_among(tx, commits).await {
             Ok(found) => Ok(found),
             Err(error) => Err(explain(tx, "acknowledging messages of the outbox", error).await),
         }

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use sagastore::OutboxRecord;
+use sagastore::dispatcher::Dispatcher;
 use sagastore::emitter::{Delivery, Emitter, emitter_fn};
+use sqlx::pool::PoolOptions;
 
 use crate::harness::sample::{Counter, added};
-use crate::harness::{Clause, Relay, Sent, Subject, TestDb, amount, attempts, clauses, quick, until};
+use crate::harness::{Clause, Mode, Relay, Sent, Subject, TestDb, amount, attempts, clauses, quick, until};
 
 clauses! {
     a_panic_fails_the_message_that_it_is_about,
@@ -18,6 +20,7 @@ clauses! {
     a_message_that_is_dropped_fails,
     a_report_that_comes_late_changes_nothing,
     many_instant_reports_are_counted_exactly,
+    no_connection_is_held_while_messages_are_published,
 }
 
 async fn a_panic_fails_the_message_that_it_is_about<DB: Subject>(db: TestDb<DB>) -> Clause {
@@ -149,5 +152,32 @@ async fn many_instant_reports_are_counted_exactly<DB: Subject>(db: TestDb<DB>) -
     let dispatched = db.dispatcher(emitter).dispatch_once().await?;
     assert_eq!((dispatched.delivered, dispatched.failed), (1000, 0));
     ensure!(db.outbox().await?.is_empty());
+    Ok(())
+}
+
+async fn no_connection_is_held_while_messages_are_published<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_relay();
+    for stream in 0..10 {
+        db.publish(&Counter, &stream.to_string(), [added(1), added(2)]).await?;
+    }
+    // The only one.
+    let pool = match db.mode() {
+        Mode::SqliteMemory => db.pool().clone(),
+        _ => PoolOptions::<DB>::new().max_connections(1).connect_with(db.home().options.clone()).await?,
+    };
+    let all = pool.clone();
+    let emitter = emitter_fn(move |_: OutboxRecord| {
+        let pool = all.clone();
+        async move {
+            let mut held = Vec::new();
+            while held.len() < usize::try_from(pool.options().get_max_connections()).unwrap() {
+                held.push(tokio::time::timeout(Duration::from_secs(10), pool.acquire()).await??);
+            }
+            anyhow::Ok(())
+        }
+    });
+    let one_at_a_time = quick().with_workers(1)?.with_retry(attempts(1));
+    let dispatched = Dispatcher::new(pool, emitter).with_settings(one_at_a_time).dispatch_once().await?;
+    assert_eq!((dispatched.delivered, dispatched.dead), (20, 0));
     Ok(())
 }

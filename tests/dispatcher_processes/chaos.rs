@@ -1,14 +1,14 @@
 //! A run: processes come, are paused, go on and are killed.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sagastore::{OutboxRepository, migrate};
 use sqlx::Pool;
 
-use super::process::{LEASE, Process};
+use super::process::{LEASE, Process, Role};
 use super::site::Site;
 use super::{journal, producer, scaled};
 
@@ -21,6 +21,14 @@ const TICK: Duration = Duration::from_millis(500);
 const KILL_TICKS: u32 = 2;
 
 pub(crate) async fn run<DB: Site>() -> anyhow::Result<()> {
+    with_database::<DB, _>(|database, journal| async move { disturb::<DB>(&database, &journal).await }).await
+}
+
+/// Does something with a database and an empty file, both of which are removed afterwards.
+pub(crate) async fn with_database<DB: Site, F>(body: impl FnOnce(String, PathBuf) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
     let folder = tempfile::tempdir()?;
     let (journal, file) = (folder.path().join("journal"), folder.path().join("sagas.db"));
     let database = match DB::VARIABLE {
@@ -29,7 +37,7 @@ pub(crate) async fn run<DB: Site>() -> anyhow::Result<()> {
     };
     File::create(&journal)?;
     DB::create(&database).await?;
-    let done = disturb::<DB>(&database, &journal).await;
+    let done = body(database.clone(), journal).await;
     // All processes are gone.
     DB::remove(&database).await?;
     done
@@ -42,7 +50,7 @@ async fn disturb<DB: Site>(database: &str, journal: &Path) -> anyhow::Result<()>
     let _ = migrate(&pool).await?;
     let mut processes = Vec::new();
     for _ in 0..count {
-        processes.push(Process::start::<DB>(database, journal)?);
+        processes.push(Process::start::<DB>(Role::Disturbed, database, journal)?);
     }
     let producing = tokio::spawn(producer::produce(pool.clone(), streams, Instant::now() + length));
     let (mut tick, mut kills, mut pauses) = (0_u32, 0, 0);
@@ -58,7 +66,7 @@ async fn disturb<DB: Site>(database: &str, journal: &Path) -> anyhow::Result<()>
             processes[victim].pause(LEASE * 2 + PAUSE_EXCESS)?;
             pauses += 1;
         } else if tick % KILL_TICKS == 0 && !processes[victim].is_paused() {
-            processes[victim] = Process::start::<DB>(database, journal)?;
+            processes[victim] = Process::start::<DB>(Role::Disturbed, database, journal)?;
             kills += 1;
         }
     }

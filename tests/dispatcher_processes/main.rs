@@ -1,5 +1,6 @@
-//! Dispatchers as processes of their own, which are paused for longer than their leases and killed, while messages are
-//! committed: every message is delivered, and the first deliveries of each stream are in order.
+//! Dispatchers as processes of their own. Some are paused for longer than their leases and killed, while messages are
+//! committed: every message is delivered, and the first deliveries of each stream are in order. One has a long backlog
+//! before it: it needs little memory.
 //!
 //! The program starts itself once more for each process. Databases are chosen as in the conformance suite.
 
@@ -11,6 +12,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 #[path = "../conformance/harness/arguments.rs"]
 mod arguments;
+mod backlog;
 mod chaos;
 mod journal;
 mod process;
@@ -18,9 +20,9 @@ mod producer;
 mod site;
 
 use site::Site;
+use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if let Some(kind) = process::asked_for() {
         runtime().block_on(process::run(&kind)).unwrap();
         return ExitCode::SUCCESS;
@@ -28,18 +30,31 @@ fn main() -> ExitCode {
     let mut command_line = arguments::CommandLine::read();
     // Each is a load of its own.
     command_line.arguments.test_threads = Some(1);
-    let mut trials = vec![trial::<sqlx::Sqlite>(runtime)];
+    let mut trials = Vec::from(trials_on::<sqlx::Sqlite>());
     #[cfg(feature = "postgres")]
-    trials.push(trial::<sqlx::Postgres>(runtime));
+    trials.extend(trials_on::<sqlx::Postgres>());
     #[cfg(feature = "mysql")]
-    trials.push(trial::<sqlx::MySql>(runtime));
+    trials.extend(trials_on::<sqlx::MySql>());
     trials.retain(|trial| command_line.chooses(trial.name()));
     libtest_mimic::run(&command_line.arguments, trials).exit_code()
 }
 
-fn trial<DB: Site>(runtime: fn() -> tokio::runtime::Runtime) -> Trial {
-    let name = format!("{}::paused_and_killed_dispatchers_lose_nothing_and_keep_the_order", DB::KIND);
-    Trial::ignorable_test(name, move || {
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn trials_on<DB: Site>() -> [Trial; 2] {
+    [
+        trial::<DB, _>("paused_and_killed_dispatchers_lose_nothing_and_keep_the_order", chaos::run::<DB>),
+        trial::<DB, _>("a_long_backlog_is_relayed_in_little_memory", backlog::run::<DB>),
+    ]
+}
+
+fn trial<DB: Site, F>(name: &str, body: impl FnOnce() -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    Trial::ignorable_test(format!("{}::{name}", DB::KIND), move || {
         let only = std::env::var("SAGASTORE_TEST_ONLY").unwrap_or_default();
         let named = only.split(',').any(|name| name.trim() == DB::KIND);
         if !only.is_empty() && !named {
@@ -49,7 +64,7 @@ fn trial<DB: Site>(runtime: fn() -> tokio::runtime::Runtime) -> Trial {
             let missing = format!("{} is not set", DB::VARIABLE.unwrap_or_default());
             return if named { Err(Failed::from(missing)) } else { Ok(Completion::ignored_with(missing)) };
         }
-        match runtime().block_on(chaos::run::<DB>()) {
+        match runtime().block_on(body()) {
             Ok(()) => Ok(Completion::Completed),
             Err(fault) => Err(Failed::from(format!("{fault:?}"))),
         }

@@ -20,6 +20,7 @@ use super::site::Site;
 const KIND: &str = "SAGASTORE_DISPATCHER_PROCESS";
 const DATABASE: &str = "SAGASTORE_DISPATCHER_DATABASE";
 const JOURNAL: &str = "SAGASTORE_DISPATCHER_JOURNAL";
+const ROLE: &str = "SAGASTORE_DISPATCHER_ROLE";
 
 /// Each process is replaced once this has gone by without a sign of it.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
@@ -31,22 +32,58 @@ const CONNECTIONS: u32 = 6;
 /// One of so many deliveries is refused.
 const REFUSALS: u32 = 50;
 
+/// How long the slow one takes for a message.
+const SLOW: Duration = Duration::from_millis(10);
+
+/// What a process is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Relays with a journal, and is paused and killed.
+    Disturbed,
+    /// Relays as by default, taking its time over each message.
+    Slow,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Disturbed => "disturbed",
+            Self::Slow => "slow",
+        }
+    }
+}
+
 pub(crate) fn asked_for() -> Option<String> {
     env::var(KIND).ok()
 }
 
 pub(crate) async fn run(kind: &str) -> anyhow::Result<()> {
     match kind {
-        "sqlite" => relay::<sqlx::Sqlite>().await,
+        "sqlite" => play::<sqlx::Sqlite>().await,
         #[cfg(feature = "postgres")]
-        "postgres" => relay::<sqlx::Postgres>().await,
+        "postgres" => play::<sqlx::Postgres>().await,
         #[cfg(feature = "mysql")]
-        "mysql" => relay::<sqlx::MySql>().await,
+        "mysql" => play::<sqlx::MySql>().await,
         _ => bail!("this build lacks {kind}"),
     }
 }
 
+async fn play<DB: Site>() -> anyhow::Result<()> {
+    if env::var(ROLE)? == Role::Slow.name() { relay_slowly::<DB>().await } else { relay::<DB>().await }
+}
+
 /// Relays until it is killed.
+async fn relay_slowly<DB: Site>() -> anyhow::Result<()> {
+    let pool = DB::connect(&env::var(DATABASE)?, CONNECTIONS).await?;
+    let emitter = emitter_fn(async |_: OutboxRecord| {
+        tokio::time::sleep(SLOW).await;
+        Ok::<_, io::Error>(())
+    });
+    Dispatcher::new(pool, emitter).run(std::future::pending()).await;
+    Ok(())
+}
+
+/// Relays until it is killed, and writes down what it delivers.
 async fn relay<DB: Site>() -> anyhow::Result<()> {
     let journal = OpenOptions::new().append(true).open(env::var(JOURNAL)?)?;
     let (pool, journal) = (DB::connect(&env::var(DATABASE)?, CONNECTIONS).await?, Arc::new(journal));
@@ -79,15 +116,20 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start<DB: Site>(database: &str, journal: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start<DB: Site>(role: Role, database: &str, journal: &Path) -> anyhow::Result<Self> {
         let child = Command::new(env::current_exe()?)
             .env(KIND, DB::KIND)
             .env(DATABASE, database)
             .env(JOURNAL, journal)
+            .env(ROLE, role.name())
             .stdin(Stdio::null())
             .spawn()
             .context("starting a dispatcher")?;
         Ok(Self { child, paused_until: None })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
