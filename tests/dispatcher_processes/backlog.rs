@@ -11,7 +11,7 @@ use super::process::{Process, Role};
 use super::site::Site;
 use super::{chaos, scaled};
 
-const PAYLOAD_BYTES: usize = 4 * 1024;
+const PAYLOAD_BYTES: usize = 8 * 1024;
 /// How many records are saved in a transaction.
 const SAVED_AT_ONCE: u32 = 1_000;
 /// Much less than the backlog's payloads.
@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run<DB: Site>() -> anyhow::Result<()> {
     chaos::with_database::<DB, _>(|database, journal| async move {
-        let (messages, length) = (scaled(40_000, 1_000_000), Duration::from_secs(scaled(4, 10)));
+        let (messages, length) = (scaled(20_000, 1_000_000), Duration::from_secs(scaled(3, 10)));
         let pool = DB::connect(&database, 4).await?;
         let _ = migrate(&pool).await?;
         fill(&pool, messages).await?;

@@ -14,6 +14,7 @@ use sagastore::dispatcher::{DeliveryRetry, Dispatcher, DispatcherSettings};
 use sagastore::emitter::emitter_fn;
 
 use super::journal::Entry;
+use super::scaled;
 use super::site::Site;
 
 /// Makes this program a process of a run, and says with which database.
@@ -31,9 +32,6 @@ const BATCH: u32 = 25;
 const CONNECTIONS: u32 = 6;
 /// One of so many deliveries is refused.
 const REFUSALS: u32 = 50;
-
-/// How long the slow one takes for a message.
-const SLOW: Duration = Duration::from_millis(10);
 
 /// What a process is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,8 +73,10 @@ async fn play<DB: Site>() -> anyhow::Result<()> {
 /// Relays until it is killed.
 async fn relay_slowly<DB: Site>() -> anyhow::Result<()> {
     let pool = DB::connect(&env::var(DATABASE)?, CONNECTIONS).await?;
-    let emitter = emitter_fn(async |_: OutboxRecord| {
-        tokio::time::sleep(SLOW).await;
+    // So slow that some of the backlog is left.
+    let pause = Duration::from_millis(scaled(100, 10));
+    let emitter = emitter_fn(move |_: OutboxRecord| async move {
+        tokio::time::sleep(pause).await;
         Ok::<_, io::Error>(())
     });
     Dispatcher::new(pool, emitter).run(std::future::pending()).await;
