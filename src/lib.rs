@@ -12,6 +12,7 @@ mod event_stream;
 mod global_order;
 mod guarded_connection;
 mod ids;
+mod inbox;
 mod limits;
 mod load_answer;
 mod message;
@@ -54,6 +55,7 @@ pub use error::{Cause, Error, Result};
 pub use event_stream::{DEFAULT_FETCH_SIZE, EventStream, STREAM_POLL_INTERVAL};
 pub use global_order::{GlobalEvent, GlobalPosition, GlobalTail, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES};
 pub use ids::{CommitNumber, InstanceId, MAX_INSTANCE_ID_BYTES, MessageId, Offset, Revision};
+pub use inbox::{DEFAULT_INBOX_RETENTION, INBOX_FORGET_STEP, Inbox, MAX_INBOX_CONSUMER_BYTES, Receipt};
 pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES};
 pub use message::{MAX_UPCAST_STEPS, MessageKind, MessageType, StoredForm, TypeTag};
 pub use message_store::{

@@ -18,6 +18,7 @@ mod commit;
 mod dead_letter;
 mod epoch;
 mod global_order;
+mod inbox;
 mod lease;
 mod load;
 mod notify;

@@ -17,6 +17,7 @@ mod append;
 mod commit;
 mod dead_letter;
 mod global_order;
+mod inbox;
 mod lease;
 mod load;
 mod outbox;
