@@ -102,7 +102,7 @@ async fn select_dead(conn: &mut SqliteConnection, after: OutboxId, limit: u32) -
             commit_no,
             message_index,
             message_no
-        LIMIT ?6",
+        LIMIT +?6",
     )
     .bind(after.recorded_at)
     .bind(after.stream)

@@ -88,7 +88,7 @@ async fn select(conn: &mut SqliteConnection, after: GlobalPosition, limit: u32) 
         WHERE c.position >= ?1
             AND c.event_count > 0
         ORDER BY c.position
-        LIMIT ?2",
+        LIMIT +?2",
     )
     .bind(after.position)
     // The commit of `after` may have been read whole.

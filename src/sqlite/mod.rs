@@ -1,4 +1,7 @@
 //! The store on SQLite.
+//!
+//! Statements say `LIMIT +?1`, and the like where a bound value bounds a range, because SQLite looks at a bare parameter there
+//! when it plans, and so plans the statement anew at every call. The plus hides the parameter.
 
 use async_trait::async_trait;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
@@ -20,8 +23,10 @@ mod global_order;
 mod inbox;
 mod lease;
 mod load;
+mod marked;
 mod outbox;
 mod outbox_stats;
+mod packed;
 mod read;
 mod schema;
 mod snapshot;

@@ -1,22 +1,18 @@
 //! The statements of the outbox.
 
 use async_trait::async_trait;
-use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
 use super::acknowledge::{delete, insert_left_over, marked_among, unmark};
-use super::{SqliteStore, explain, outbox_stats, read};
+use super::{SqliteStore, explain, marked, outbox_stats};
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::message_store::PAGE_BYTES;
 use crate::outbox::{
     LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxStats, OutboxTables, PartitionLag, Selection,
     WaitingPage,
 };
-use crate::row;
 use crate::slow_lane::{self, SlowRow};
-use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
 #[async_trait]
@@ -32,7 +28,7 @@ impl OutboxTables<Sqlite> for SqliteStore {
         after: OutboxId,
         limit: u32,
     ) -> Result<MarkedPage> {
-        match select_marked(conn, selection, after, limit).await {
+        match marked::select(conn, selection, after, limit).await {
             Ok(page) => Ok(page),
             Err(error) => Err(explain(conn, "reading the outbox", error).await),
         }
@@ -116,98 +112,6 @@ impl OutboxTables<Sqlite> for SqliteStore {
     }
 }
 
-async fn select_marked(
-    conn: &mut SqliteConnection,
-    selection: Selection,
-    after: OutboxId,
-    limit: u32,
-) -> sqlx::Result<MarkedPage> {
-    let mut rows = sqlx::query(
-        "SELECT
-            c.stream_id,
-            s.stream_name,
-            s.persistence_key,
-            s.instance_id,
-            c.commit_no,
-            c.first_offset,
-            c.event_count,
-            c.completed,
-            c.recorded_at,
-            c.causation_id,
-            c.correlation_id,
-            c.checksum,
-            c.contents,
-            c.body
-        FROM saga_commit AS c
-        JOIN saga_stream AS s
-            ON s.stream_id = c.stream_id
-        WHERE c.undelivered IS NOT NULL
-            AND (c.undelivered, c.stream_id, c.commit_no) >= (?1, ?2, ?3)
-            AND (?5 >> (c.stream_id % 64)) & 1 = 1
-            AND (
-                ?6
-                OR NOT EXISTS (
-                    SELECT 1
-                    FROM saga_outbox_message AS failed
-                    WHERE failed.stream_id = c.stream_id
-                        AND failed.attempts > 0
-                        AND failed.commit_no < c.commit_no
-                )
-            )
-        ORDER BY
-            c.undelivered,
-            c.stream_id,
-            c.commit_no
-        LIMIT ?4",
-    )
-    .bind(after.recorded_at)
-    .bind(after.stream)
-    .bind(after.commit_number)
-    .bind(limit)
-    .bind(selection.partitions)
-    .bind(selection.behind_failed)
-    .fetch(conn);
-    let (mut page, mut bytes) = (MarkedPage::default(), 0);
-    while let Some(row) = rows.try_next().await? {
-        let (stream_key, columns) = (row.try_get(0)?, read::columns(&row, 4)?);
-        let id = OutboxId {
-            recorded_at: columns.recorded_at,
-            stream: stream_key,
-            commit_number: columns.commit_no,
-            index: 0,
-            row: 0,
-        };
-        // Not counting the commit of `after`: a page of it alone would be the end for ever.
-        if id != (OutboxId { index: 0, row: 0, ..after }) {
-            bytes += columns.size();
-        }
-        let name: String = row.try_get(1)?;
-        let marked = StreamName::new(name).and_then(|stream| {
-            let commit = row::commit(&stream, columns)?;
-            Ok((stream, commit))
-        });
-        let (stream, commit) = match marked {
-            Ok(marked) => marked,
-            Err(error) => {
-                page.damaged.push((id, error));
-                continue;
-            }
-        };
-        page.commits.push(Marked {
-            stream_key,
-            aggregate_type: row.try_get::<Option<String>, _>(2)?.unwrap_or_default(),
-            aggregate_id: row.try_get::<Option<String>, _>(3)?.unwrap_or_else(|| stream.as_str().to_owned()),
-            stream,
-            commit,
-        });
-        if bytes >= PAGE_BYTES {
-            page.cut = true;
-            break;
-        }
-    }
-    Ok(page)
-}
-
 async fn select_waiting(
     conn: &mut SqliteConnection,
     selection: Selection,
@@ -227,12 +131,13 @@ async fn select_waiting(
             body,
             attempts
         FROM saga_outbox_message AS m
-        WHERE (recorded_at, stream_id, commit_no, message_index, message_no) > (?1, ?2, ?3, ?4, ?5)
+        WHERE (recorded_at, stream_id, commit_no, message_index, message_no) > (+?1, +?2, +?3, +?4, +?5)
             AND dead_at IS NULL
             AND available_at <= CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER)
             AND (?7 >> partition_no) & 1 = 1
             AND (
                 ?8
+                OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
                 OR NOT EXISTS (
                     SELECT 1
                     FROM saga_outbox_message AS failed
@@ -250,7 +155,7 @@ async fn select_waiting(
             commit_no,
             message_index,
             message_no
-        LIMIT ?6",
+        LIMIT +?6",
     )
     .bind(after.recorded_at)
     .bind(after.stream)

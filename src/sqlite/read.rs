@@ -6,6 +6,7 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::explain;
+use super::packed::{self, StreamPage};
 use crate::error::Result;
 use crate::ids::{CommitNumber, Offset};
 use crate::message_store::{CommitPage, PAGE_BYTES};
@@ -101,6 +102,77 @@ async fn select_commits(
     from: CommitNumber,
     limit: u32,
 ) -> sqlx::Result<(Vec<CommitColumns>, bool)> {
+    if (packed::MIN_COMMITS..=packed::MAX_COMMITS).contains(&limit)
+        && let Some(found) = select_packed(conn, stream, from, limit).await?
+    {
+        return Ok((found, false));
+    }
+    select_rows(conn, stream, from, limit).await
+}
+
+pub(super) async fn select_packed(
+    conn: &mut SqliteConnection,
+    stream: &StreamName,
+    from: CommitNumber,
+    limit: u32,
+) -> sqlx::Result<Option<Vec<CommitColumns>>> {
+    let from = from.to_i64();
+    let row = sqlx::query(
+        "WITH stream AS (
+            SELECT stream_id FROM saga_stream WHERE stream_name = +?1
+        )
+        SELECT
+            concat_ws(
+                ';',
+                octet_length('a'),
+                COALESCE((SELECT MAX(commit_no) FROM saga_commit WHERE stream_id = (SELECT stream_id FROM stream)), 0),
+                COUNT(*),
+                group_concat(commit_no, ' '),
+                group_concat(first_offset, ' '),
+                group_concat(event_count, ' '),
+                group_concat(recorded_at, ' '),
+                group_concat(checksum, ' '),
+                group_concat(octet_length(contents), ' '),
+                group_concat(octet_length(body), ' '),
+                COALESCE(group_concat(commit_no, ' ') FILTER (WHERE completed IS NOT 0), ''),
+                COALESCE(
+                    group_concat(commit_no || ' ' || hex(causation_id), ' ') FILTER (WHERE causation_id IS NOT NULL),
+                    ''
+                ),
+                COALESCE(
+                    group_concat(commit_no || ' ' || hex(correlation_id), ' ')
+                        FILTER (WHERE correlation_id IS NOT NULL),
+                    ''
+                )
+            ),
+            CAST(COALESCE(group_concat(contents, ''), '') AS BLOB),
+            CAST(COALESCE(group_concat(body, ''), '') AS BLOB)
+        FROM saga_commit
+        WHERE stream_id = (SELECT stream_id FROM stream)
+            AND commit_no BETWEEN +?2 AND +?3
+            AND (
+                SELECT SUM(octet_length(contents) + octet_length(body))
+                FROM saga_commit
+                WHERE stream_id = (SELECT stream_id FROM stream)
+                    AND commit_no BETWEEN +?2 AND +?3
+            ) < +?4",
+    )
+    .bind(stream.as_str())
+    .bind(from)
+    .bind(from.saturating_add(i64::from(limit) - 1))
+    .bind(packed::MAX_BYTES)
+    .fetch_one(conn)
+    .await?;
+    let page = StreamPage { numbers: row.try_get(0)?, contents: row.try_get(1)?, body: row.try_get(2)? };
+    Ok(page.commits(from, limit))
+}
+
+async fn select_rows(
+    conn: &mut SqliteConnection,
+    stream: &StreamName,
+    from: CommitNumber,
+    limit: u32,
+) -> sqlx::Result<(Vec<CommitColumns>, bool)> {
     let mut rows = sqlx::query(
         "SELECT
             commit_no,
@@ -114,10 +186,10 @@ async fn select_commits(
             contents,
             body
         FROM saga_commit
-        WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = ?1)
-            AND commit_no >= ?2
+        WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = +?1)
+            AND commit_no >= +?2
         ORDER BY commit_no
-        LIMIT ?3",
+        LIMIT +?3",
     )
     .bind(stream.as_str())
     .bind(from.to_i64())

@@ -224,7 +224,12 @@ async fn a_missing_or_renumbered_commit_is_noticed<DB: Subject>(db: TestDb<DB>) 
         let row = row.replace(&format!("commit_no = {COMMIT}"), &format!("commit_no = {later}"));
         assert_eq!(fixture.db.sql(format!("UPDATE saga_commit SET commit_no = commit_no - 1 WHERE {row}")).await?, 1);
     }
-    fixture.check_corrupt(&id, PLACE, "closed ranks").await
+    fixture.check_corrupt(&id, PLACE, "closed ranks").await?;
+    // The last one, far beyond the page that it was in.
+    let id = fixture.another().await?;
+    let row = fixture.row(&id).replace(&format!("commit_no = {COMMIT}"), "commit_no = 4");
+    assert_eq!(fixture.db.sql(format!("UPDATE saga_commit SET commit_no = 1000000 WHERE {row}")).await?, 1);
+    fixture.check_corrupt(&id, 5, "the last one moved away").await
 }
 
 type Row = Vec<Option<String>>;

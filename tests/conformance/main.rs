@@ -101,6 +101,7 @@ mod session_lock_pooler;
 mod session_lock_transaction;
 #[cfg(feature = "postgres")]
 mod session_lock_waits;
+mod small_units;
 mod snapshot;
 mod snapshot_due;
 mod snapshot_faults;
@@ -182,6 +183,7 @@ fn main() -> ExitCode {
         session_lock_transaction::clauses,
         #[cfg(feature = "postgres")]
         session_lock_waits::clauses,
+        small_units::clauses,
         snapshot::clauses,
         snapshot_due::clauses,
         snapshot_faults::clauses,

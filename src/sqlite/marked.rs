@@ -1,0 +1,285 @@
+//! Reading the outbox's fast lane.
+
+use futures_util::TryStreamExt;
+use sqlx::{Row, SqliteConnection};
+
+use super::packed::{self, Bytes, Lists, PackedCommits};
+use super::read;
+use crate::message_store::PAGE_BYTES;
+use crate::outbox::{Marked, MarkedPage, OutboxId, Selection};
+use crate::row::{self, CommitColumns};
+use crate::stream_name::StreamName;
+
+pub(super) async fn select(
+    conn: &mut SqliteConnection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> sqlx::Result<MarkedPage> {
+    if (packed::MIN_COMMITS..=packed::MAX_COMMITS).contains(&limit)
+        && let Some(found) = select_packed(conn, selection, after, limit).await?
+    {
+        let mut page = MarkedPage::default();
+        found.into_iter().for_each(|columns| columns.judge(&mut page));
+        return Ok(page);
+    }
+    select_rows(conn, selection, after, limit).await
+}
+
+/// A marked commit as its columns and those of its stream say.
+pub(super) struct MarkedColumns {
+    stream_key: i64,
+    stream_name: String,
+    persistence_key: Option<String>,
+    instance_id: Option<String>,
+    commit: CommitColumns,
+}
+
+impl MarkedColumns {
+    fn id(&self) -> OutboxId {
+        OutboxId {
+            recorded_at: self.commit.recorded_at,
+            stream: self.stream_key,
+            commit_number: self.commit.commit_no,
+            index: 0,
+            row: 0,
+        }
+    }
+
+    fn judge(self, page: &mut MarkedPage) {
+        let id = self.id();
+        let marked = StreamName::new(self.stream_name).and_then(|stream| {
+            let commit = row::commit(&stream, self.commit)?;
+            Ok((stream, commit))
+        });
+        match marked {
+            Ok((stream, commit)) => page.commits.push(Marked {
+                stream_key: self.stream_key,
+                aggregate_type: self.persistence_key.unwrap_or_default(),
+                aggregate_id: self.instance_id.unwrap_or_else(|| stream.as_str().to_owned()),
+                stream,
+                commit,
+            }),
+            Err(error) => page.damaged.push((id, error)),
+        }
+    }
+}
+
+/// A packed page of the outbox. Its texts are name, persistence key and instance of each commit's stream.
+struct OutboxPage<'r> {
+    numbers: &'r str,
+    texts: &'r [u8],
+    contents: &'r [u8],
+    body: &'r [u8],
+}
+
+impl OutboxPage<'_> {
+    /// Its commits, if they are all that were found.
+    fn commits(&self) -> Option<Vec<MarkedColumns>> {
+        let mut lists = Lists::new(self.numbers)?;
+        let (found, count) = (lists.number()?, lists.number()?);
+        if found != count {
+            return None;
+        }
+        if count == 0 {
+            return Some(Vec::new());
+        }
+        let mut columns = [lists.next()?, lists.next()?, lists.next()?, lists.next()?, lists.next()?, lists.next()?];
+        let mut texts = Bytes(self.texts);
+        let mut commits = PackedCommits::new(&mut lists, self.contents, self.body)?;
+        let mut marked: Vec<MarkedColumns> = Vec::with_capacity(usize::try_from(count).ok()?);
+        for _ in 0..count {
+            let [keys, streams, numbers, names, persistence_keys, instances] = &mut columns;
+            let (key, stream_key, commit_no) = (keys.next()?, streams.next()?, numbers.next()?);
+            let mut nullable = |length: i64| if length < 0 { Some(None) } else { texts.text(length).map(Some) };
+            let next = MarkedColumns {
+                stream_key,
+                stream_name: nullable(names.next()?)??,
+                persistence_key: nullable(persistence_keys.next()?)?,
+                instance_id: nullable(instances.next()?)?,
+                commit: commits.next(key, commit_no)?,
+            };
+            if marked.last().is_some_and(|last| last.id() >= next.id()) {
+                return None;
+            }
+            marked.push(next);
+        }
+        let is_whole = columns.iter().all(packed::Numbers::is_empty) && texts.is_empty() && commits.is_empty();
+        (is_whole && lists.is_empty()).then_some(marked)
+    }
+}
+
+pub(super) async fn select_packed(
+    conn: &mut SqliteConnection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> sqlx::Result<Option<Vec<MarkedColumns>>> {
+    let row = sqlx::query(
+        "WITH page AS MATERIALIZED (
+            SELECT
+                c.position,
+                octet_length(c.contents) + octet_length(c.body) AS size
+            FROM saga_commit AS c
+            JOIN saga_stream AS s
+                ON s.stream_id = c.stream_id
+            WHERE c.undelivered IS NOT NULL
+                AND (c.undelivered, c.stream_id, c.commit_no) >= (+?1, +?2, +?3)
+                AND (?5 >> (c.stream_id % 64)) & 1 = 1
+                AND (
+                    ?6
+                    OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
+                    OR NOT EXISTS (
+                        SELECT 1
+                        FROM saga_outbox_message AS failed
+                        WHERE failed.stream_id = c.stream_id
+                            AND failed.attempts > 0
+                            AND failed.commit_no < c.commit_no
+                    )
+                )
+            ORDER BY
+                c.undelivered,
+                c.stream_id,
+                c.commit_no
+            LIMIT +?4
+        )
+        SELECT
+            concat_ws(
+                ';',
+                octet_length('a'),
+                (SELECT COUNT(*) FROM page),
+                COUNT(*),
+                group_concat(c.position, ' '),
+                group_concat(c.stream_id, ' '),
+                group_concat(c.commit_no, ' '),
+                group_concat(octet_length(s.stream_name), ' '),
+                group_concat(COALESCE(octet_length(s.persistence_key), -1), ' '),
+                group_concat(COALESCE(octet_length(s.instance_id), -1), ' '),
+                group_concat(c.first_offset, ' '),
+                group_concat(c.event_count, ' '),
+                group_concat(c.recorded_at, ' '),
+                group_concat(c.checksum, ' '),
+                group_concat(octet_length(c.contents), ' '),
+                group_concat(octet_length(c.body), ' '),
+                COALESCE(group_concat(c.position, ' ') FILTER (WHERE c.completed IS NOT 0), ''),
+                COALESCE(
+                    group_concat(c.position || ' ' || hex(c.causation_id), ' ')
+                        FILTER (WHERE c.causation_id IS NOT NULL),
+                    ''
+                ),
+                COALESCE(
+                    group_concat(c.position || ' ' || hex(c.correlation_id), ' ')
+                        FILTER (WHERE c.correlation_id IS NOT NULL),
+                    ''
+                )
+            ),
+            CAST(
+                COALESCE(
+                    group_concat(
+                        s.stream_name || COALESCE(s.persistence_key, '') || COALESCE(s.instance_id, ''),
+                        ''
+                    ),
+                    ''
+                )
+                AS BLOB
+            ),
+            CAST(COALESCE(group_concat(c.contents, ''), '') AS BLOB),
+            CAST(COALESCE(group_concat(c.body, ''), '') AS BLOB)
+        FROM page
+        CROSS JOIN saga_commit AS c
+            ON c.position = page.position
+        CROSS JOIN saga_stream AS s
+            ON s.stream_id = c.stream_id
+        WHERE (SELECT SUM(size) FROM page) < +?7",
+    )
+    .bind(after.recorded_at)
+    .bind(after.stream)
+    .bind(after.commit_number)
+    .bind(limit)
+    .bind(selection.partitions)
+    .bind(selection.behind_failed)
+    .bind(packed::MAX_BYTES)
+    .fetch_one(conn)
+    .await?;
+    let page = OutboxPage {
+        numbers: row.try_get(0)?,
+        texts: row.try_get(1)?,
+        contents: row.try_get(2)?,
+        body: row.try_get(3)?,
+    };
+    Ok(page.commits())
+}
+
+async fn select_rows(
+    conn: &mut SqliteConnection,
+    selection: Selection,
+    after: OutboxId,
+    limit: u32,
+) -> sqlx::Result<MarkedPage> {
+    let mut rows = sqlx::query(
+        "SELECT
+            c.stream_id,
+            s.stream_name,
+            s.persistence_key,
+            s.instance_id,
+            c.commit_no,
+            c.first_offset,
+            c.event_count,
+            c.completed,
+            c.recorded_at,
+            c.causation_id,
+            c.correlation_id,
+            c.checksum,
+            c.contents,
+            c.body
+        FROM saga_commit AS c
+        JOIN saga_stream AS s
+            ON s.stream_id = c.stream_id
+        WHERE c.undelivered IS NOT NULL
+            AND (c.undelivered, c.stream_id, c.commit_no) >= (+?1, +?2, +?3)
+            AND (?5 >> (c.stream_id % 64)) & 1 = 1
+            AND (
+                ?6
+                OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
+                OR NOT EXISTS (
+                    SELECT 1
+                    FROM saga_outbox_message AS failed
+                    WHERE failed.stream_id = c.stream_id
+                        AND failed.attempts > 0
+                        AND failed.commit_no < c.commit_no
+                )
+            )
+        ORDER BY
+            c.undelivered,
+            c.stream_id,
+            c.commit_no
+        LIMIT +?4",
+    )
+    .bind(after.recorded_at)
+    .bind(after.stream)
+    .bind(after.commit_number)
+    .bind(limit)
+    .bind(selection.partitions)
+    .bind(selection.behind_failed)
+    .fetch(conn);
+    let (mut page, mut bytes) = (MarkedPage::default(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let columns = MarkedColumns {
+            stream_key: row.try_get(0)?,
+            stream_name: row.try_get(1)?,
+            persistence_key: row.try_get(2)?,
+            instance_id: row.try_get(3)?,
+            commit: read::columns(&row, 4)?,
+        };
+        // Not counting the commit of `after`: a page of it alone would be the end for ever.
+        if columns.id() != (OutboxId { index: 0, row: 0, ..after }) {
+            bytes += columns.commit.size();
+        }
+        columns.judge(&mut page);
+        if bytes >= PAGE_BYTES {
+            page.cut = true;
+            break;
+        }
+    }
+    Ok(page)
+}
