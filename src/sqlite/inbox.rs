@@ -65,7 +65,7 @@ async fn delete(conn: &mut SqliteConnection, consumer: &str, retention: Duration
                 WHERE consumer = ?1
                     AND handled_at < CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER) - ?2
                 ORDER BY handled_at
-                LIMIT ?3
+                LIMIT +?3
             )",
     )
     .bind(consumer)

@@ -249,7 +249,7 @@ async fn select_after(
         WHERE namespace = ?1
             AND resource_id > ?2
         ORDER BY resource_id
-        LIMIT ?3",
+        LIMIT +?3",
     )
     .bind(namespace.as_str())
     .bind(after.map_or("", ResourceId::as_str))
@@ -286,7 +286,7 @@ async fn purge(
             WHERE namespace = ?1
                 AND resource_id > ?2
             ORDER BY resource_id
-            LIMIT ?3
+            LIMIT +?3
         )",
     )
     .bind(namespace.as_str())
