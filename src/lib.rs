@@ -5,6 +5,7 @@
 mod backend;
 mod codec;
 mod commit;
+mod commit_queue;
 mod contents;
 mod envelope;
 mod error;
@@ -18,6 +19,7 @@ mod message;
 mod message_store;
 mod migrate;
 mod outbox;
+mod owned_commit;
 mod persister;
 mod recorder;
 mod retry;

@@ -54,6 +54,7 @@ mod fencing;
 mod fencing_isolation;
 mod fencing_races;
 mod global_order;
+mod group_commit;
 mod isolation;
 mod large_units;
 mod lease;
@@ -134,6 +135,7 @@ fn main() -> ExitCode {
         fencing_isolation::clauses,
         fencing_races::clauses,
         global_order::clauses,
+        group_commit::clauses,
         isolation::clauses,
         large_units::clauses,
         lease::clauses,
