@@ -5,6 +5,7 @@
 mod backend;
 mod codec;
 mod commit;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code, unreachable_pub, reason = "only SQLite commits in groups"))]
 mod commit_queue;
 mod contents;
 mod envelope;
