@@ -5,6 +5,8 @@
 mod backend;
 mod codec;
 mod commit;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code, unreachable_pub, reason = "only SQLite commits in groups"))]
+mod commit_queue;
 mod contents;
 mod envelope;
 mod error;
@@ -19,6 +21,7 @@ mod message;
 mod message_store;
 mod migrate;
 mod outbox;
+mod owned_commit;
 mod persister;
 mod recorder;
 mod retry;

@@ -111,6 +111,17 @@ pub trait MessageStore<DB: Database>: Send + Sync {
         Ok(written)
     }
 
+    /// As [`commit_alone`](Self::commit_alone) for many units of work, in the fewest transactions. Each is
+    /// judged alone, and answered in its place: what one of them meets does nothing to the others. An answer is
+    /// given after the commit. By default each is committed by itself.
+    async fn commit_group(&self, conn: &mut DB::Connection, units: &[UnitCommit<'_>]) -> Vec<Result<bool>> {
+        let mut written = Vec::with_capacity(units.len());
+        for unit in units {
+            written.push(self.commit_alone(conn, unit).await);
+        }
+        written
+    }
+
     /// Begins a transaction fit for writing: at the isolation, and with the locks, that this database needs.
     ///
     /// # Errors

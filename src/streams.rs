@@ -57,6 +57,12 @@ pub trait StreamTables<DB: Database>: LeaseTables<DB> {
     /// Writes the unit of work without a transaction around it, where one statement does; `None` where not.
     async fn commit_in_one_statement(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<Option<bool>>;
 
+    /// Writes units of work in fewer transactions than there are units; `None` where that gains nothing, or
+    /// where one of them would harm the others: nothing is written then.
+    async fn commit_together(&self, _: &mut DB::Connection, _: &[UnitCommit<'_>]) -> Option<Vec<Result<bool>>> {
+        None
+    }
+
     fn begin_statement(&self) -> Option<&'static str>;
 
     fn survives_dropped_calls(&self) -> bool {
@@ -158,6 +164,17 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
         let end = if written { tx.commit().await } else { tx.rollback().await };
         end.map_err(|error| StreamTables::classify(self, "ending the transaction of a unit of work", error))?;
         Ok(written)
+    }
+
+    async fn commit_group(&self, conn: &mut DB::Connection, units: &[UnitCommit<'_>]) -> Vec<Result<bool>> {
+        if let Some(written) = self.commit_together(conn, units).await {
+            return written;
+        }
+        let mut written = Vec::with_capacity(units.len());
+        for unit in units {
+            written.push(MessageStore::commit_alone(self, conn, unit).await);
+        }
+        written
     }
 
     async fn begin<'c>(&self, conn: &'c mut DB::Connection) -> Result<Transaction<'c, DB>> {

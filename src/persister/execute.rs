@@ -4,6 +4,7 @@ use std::future::Future;
 
 use sqlx::{Database, Pool};
 
+use super::group::Call;
 use super::{Attempt, Begun, Finished, Persister};
 use crate::envelope::Inbound;
 use crate::error::Error;
@@ -37,7 +38,7 @@ impl<R> Executed<R> {
     }
 }
 
-enum Tried<R> {
+pub(super) enum Tried<R> {
     Ended(Executed<R>),
     Lost(Error),
 }
@@ -49,6 +50,8 @@ impl<DB: Database> Persister<DB> {
     /// times, and must have no effects of its own.
     ///
     /// With a `message`, the unit of work takes effect at most once for this instance.
+    ///
+    /// On SQLite, units of work of many callers can be committed together: see `with_group_commit`.
     ///
     /// # Errors
     /// What `decide` returned; [`Error::Conflict`] or [`Error::Contention`] after the last try; any of loading
@@ -89,6 +92,9 @@ impl<DB: Database> Persister<DB> {
         E: From<Error>,
         F: FnMut(&mut UnitOfWork<'_, S>) -> Result<R, E>,
     {
+        if let Some(queue) = &self.queue {
+            return self.try_in_group(queue, Call { pool, id, message, conflicts }, saga, decide).await;
+        }
         let conn = pool.acquire().await.map_err(self.classify("taking a connection for a unit of work"))?;
         let mut conn = GuardedConnection::new(conn, self.store());
         let tried = self.try_on(&mut conn, saga, id, message, decide, conflicts).await;
@@ -116,7 +122,17 @@ impl<DB: Database> Persister<DB> {
             Err(error) => return lost_or(error),
         };
         let value = decide(&mut unit)?;
-        match self.save_alone(conn, unit).await {
+        let saved = self.save_alone(conn, &unit).await;
+        self.tried(value, saved, conflicts)
+    }
+
+    pub(super) fn tried<R, E: From<Error>>(
+        &self,
+        value: R,
+        saved: Result<Saved, Error>,
+        conflicts: u32,
+    ) -> Result<Tried<R>, E> {
+        match saved {
             Ok(Saved::AlreadyHandled(handled)) => Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
             Ok(saved) => Ok(Tried::Ended(self.done(value, saved, conflicts))),
             Err(error) => lost_or(error),
@@ -208,7 +224,7 @@ impl<DB: Database> Persister<DB> {
 
 /// Another writer or a deadlock can be tried again; nothing else is, least of all a lost connection,
 /// whose commit may have happened.
-fn lost_or<R, E: From<Error>>(error: Error) -> Result<Tried<R>, E> {
+pub(super) fn lost_or<R, E: From<Error>>(error: Error) -> Result<Tried<R>, E> {
     match error {
         Error::Conflict { .. } | Error::Contention { .. } => Ok(Tried::Lost(error)),
         other => Err(other.into()),

@@ -6,6 +6,7 @@ use sqlx::{Database, Pool, Transaction};
 
 use crate::backend::Backend;
 use crate::codec::Codecs;
+use crate::commit_queue::CommitQueue;
 use crate::envelope::Inbound;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
@@ -21,6 +22,7 @@ use crate::waker::OutboxWaker;
 
 mod attempt;
 mod execute;
+mod group;
 mod load;
 mod save;
 
@@ -41,6 +43,8 @@ pub struct Persister<DB: Database> {
     limits: Limits,
     retry: ConflictRetry,
     waker: Option<OutboxWaker>,
+    /// Where units of work in transactions of the library's own wait for each other.
+    queue: Option<CommitQueue<DB>>,
 }
 
 /// Who keeps the snapshots.
@@ -65,6 +69,7 @@ impl<DB: Database> Clone for Persister<DB> {
             outbox: self.outbox.clone(),
             codecs: self.codecs.clone(),
             waker: self.waker.clone(),
+            queue: self.queue.clone(),
             ..*self
         }
     }
@@ -98,6 +103,7 @@ impl<DB: Database> Persister<DB> {
             limits: Limits::default(),
             retry: ConflictRetry::default(),
             waker: None,
+            queue: None,
         }
     }
 
@@ -165,6 +171,13 @@ impl<DB: Database> Persister<DB> {
     #[must_use]
     pub fn with_waker(mut self, waker: OutboxWaker) -> Self {
         self.waker = Some(waker);
+        self
+    }
+
+    /// For a database that gains by it, and survives calls that are dropped half-way.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn with_commit_queue(mut self, pool: &Pool<DB>) -> Self {
+        self.queue = Some(CommitQueue::new(Arc::clone(&self.store), pool.clone()));
         self
     }
 

@@ -17,10 +17,10 @@ use crate::unit_of_work::{Saved, UnitOfWork};
 
 /// A unit of work with all that can fail before SQL done.
 pub(super) struct Prepared {
-    encoded: EncodedCommit,
-    snapshot: Option<Snapshot>,
+    pub(super) encoded: EncodedCommit,
+    pub(super) snapshot: Option<Snapshot>,
     completed: bool,
-    unchanged: bool,
+    pub(super) unchanged: bool,
 }
 
 impl<DB: Database> Persister<DB> {
@@ -74,23 +74,32 @@ impl<DB: Database> Persister<DB> {
     pub(super) async fn save_alone<S: Saga, T: Sender>(
         &self,
         conn: &mut DB::Connection,
-        unit: UnitOfWork<'_, S, T>,
+        unit: &UnitOfWork<'_, S, T>,
     ) -> Result<Saved> {
-        let prepared = self.prepare(&unit)?;
+        let prepared = self.prepare(unit)?;
+        self.save_prepared(conn, unit, &prepared).await
+    }
+
+    pub(super) async fn save_prepared<S: Saga, T: Sender>(
+        &self,
+        conn: &mut DB::Connection,
+        unit: &UnitOfWork<'_, S, T>,
+        prepared: &Prepared,
+    ) -> Result<Saved> {
         if prepared.unchanged {
             return Ok(Saved::Unchanged { revision: unit.instance.revision });
         }
-        let written = if self.has_separate_parts(&unit, &prepared) || !unit.fences.is_empty() {
+        let written = if self.has_separate_parts(unit, prepared) || !unit.fences.is_empty() {
             let mut tx = self.store.begin(conn).await?;
-            self.hold_fences(&mut tx, &unit).await?;
-            self.commit_in_parts(tx, &unit, &prepared).await?
+            self.hold_fences(&mut tx, unit).await?;
+            self.commit_in_parts(tx, unit, prepared).await?
         } else {
-            self.store.commit_alone(conn, &self.as_commit(&unit, &prepared)).await?
+            self.store.commit_alone(conn, &self.as_commit(unit, prepared)).await?
         };
-        self.outcome(conn, &unit, written).await
+        self.outcome(conn, unit, written).await
     }
 
-    fn prepare<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>) -> Result<Prepared> {
+    pub(super) fn prepare<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>) -> Result<Prepared> {
         let recorder = &unit.recorder;
         let encoded = EncodedCommit::encode(&unit.stream.name, recorder.recorded(), recorder.limits())?;
         if unit.head.next_offset.checked_add(u64::from(encoded.event_count))? != unit.instance.revision.next_offset() {
@@ -139,7 +148,7 @@ impl<DB: Database> Persister<DB> {
         Ok(Some(snapshot))
     }
 
-    fn as_commit<'a, S: Saga, T: Sender>(
+    pub(super) fn as_commit<'a, S: Saga, T: Sender>(
         &self,
         unit: &'a UnitOfWork<'_, S, T>,
         prepared: &'a Prepared,
@@ -160,7 +169,11 @@ impl<DB: Database> Persister<DB> {
         }
     }
 
-    fn has_separate_parts<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>, prepared: &Prepared) -> bool {
+    pub(super) fn has_separate_parts<S: Saga, T: Sender>(
+        &self,
+        unit: &UnitOfWork<'_, S, T>,
+        prepared: &Prepared,
+    ) -> bool {
         let snapshots = matches!(self.snapshots, Snapshots::Separate(_));
         snapshots && (prepared.snapshot.is_some() || prepared.completed)
             || self.outbox.is_some() && unit.recorder.uses_outbox() && prepared.encoded.message_count > 0
@@ -216,7 +229,7 @@ impl<DB: Database> Persister<DB> {
     }
 
     /// Tells what a write came to. A lost race may also mean that the same message was faster.
-    async fn outcome<S: Saga, T: Sender>(
+    pub(super) async fn outcome<S: Saga, T: Sender>(
         &self,
         conn: &mut DB::Connection,
         unit: &UnitOfWork<'_, S, T>,

@@ -26,8 +26,12 @@ pub(super) async fn commit_in_one_statement(
     conn: &mut SqliteConnection,
     unit: &UnitCommit<'_>,
 ) -> Result<Option<bool>> {
-    let one = !unit.head.is_at_start() && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
-    if one { insert_commit(conn, unit).await.map(Some) } else { Ok(None) }
+    if is_one_row(unit) { insert_commit(conn, unit).await.map(Some) } else { Ok(None) }
+}
+
+/// It adds a commit to a stream that is there, and changes nothing else.
+pub(super) fn is_one_row(unit: &UnitCommit<'_>) -> bool {
+    !unit.head.is_at_start() && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None)
 }
 
 async fn insert_commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<bool> {

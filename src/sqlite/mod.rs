@@ -18,8 +18,10 @@ use crate::streams::StreamTables;
 mod acknowledge;
 mod append;
 mod commit;
+mod commit_rows;
 mod dead_letter;
 mod global_order;
+mod group_commit;
 mod inbox;
 mod lease;
 mod load;
@@ -30,6 +32,8 @@ mod packed;
 mod read;
 mod schema;
 mod snapshot;
+
+pub use crate::commit_queue::{MAX_GROUP_BYTES, MAX_GROUP_CALLERS, MAX_GROUP_UNITS};
 
 /// Streams, snapshots and outbox in SQLite.
 ///
@@ -137,6 +141,14 @@ impl StreamTables<Sqlite> for SqliteStore {
         unit: &UnitCommit<'_>,
     ) -> Result<Option<bool>> {
         commit::commit_in_one_statement(conn, unit).await
+    }
+
+    async fn commit_together(
+        &self,
+        conn: &mut SqliteConnection,
+        units: &[UnitCommit<'_>],
+    ) -> Option<Vec<Result<bool>>> {
+        group_commit::commit_together(conn, units).await
     }
 
     fn begin_statement(&self) -> Option<&'static str> {

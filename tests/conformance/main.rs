@@ -54,6 +54,7 @@ mod fencing;
 mod fencing_isolation;
 mod fencing_races;
 mod global_order;
+mod group_commit;
 mod inbox;
 mod isolation;
 mod large_units;
@@ -136,6 +137,7 @@ fn main() -> ExitCode {
         fencing_isolation::clauses,
         fencing_races::clauses,
         global_order::clauses,
+        group_commit::clauses,
         inbox::clauses,
         isolation::clauses,
         large_units::clauses,

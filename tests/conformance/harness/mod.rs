@@ -56,6 +56,16 @@ macro_rules! clauses {
 }
 pub(crate) use clauses;
 
+/// Lists the clauses of a file that is about SQLite alone; they take a `TestDb<Sqlite>`.
+macro_rules! sqlite_clauses {
+    ($($name:ident : $modes:ident),+ $(,)?) => {
+        pub(crate) fn clauses(suite: &mut $crate::harness::Suite) {
+            $(suite.add::<sqlx::Sqlite, _>(module_path!(), stringify!($name), $crate::harness::$modes, $name);)+
+        }
+    };
+}
+pub(crate) use sqlite_clauses;
+
 /// Lists the clauses of a file that is about PostgreSQL alone; they take a `TestDb<Postgres>`.
 #[cfg(feature = "postgres")]
 macro_rules! postgres_clauses {

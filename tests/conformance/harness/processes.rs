@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use sagastore::lock::{DatabaseLock, Lock};
-use sagastore::{Error, Persister};
+use sagastore::{Error, Executed, Persister};
 
 use super::leases::{client, resource};
 use super::mode::Kind;
+use super::sample::{Counter, added, instance};
 use super::{LeaseClient, Subject, TestDb};
 
 /// Makes this program such a client: its database's kind, the database's address, its name, and what to do.
@@ -22,6 +23,8 @@ pub(crate) enum Part {
     Rounds,
     /// Obtains one lease, says so, and on each further line writes under it, fenced and unfenced.
     Zombie,
+    /// Commits units of work of many callers together, and says which are answered. SQLite only.
+    Counting,
 }
 
 /// A running client. Killed when dropped.
@@ -84,6 +87,7 @@ pub(crate) fn play_lease_client() -> Option<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let played = runtime.block_on(async {
         match kind {
+            kind if kind == Kind::Sqlite.name() && part == "Counting" => count(address).await,
             kind if kind == Kind::Sqlite.name() => play::<sqlx::Sqlite>(address, name, part).await,
             #[cfg(feature = "postgres")]
             kind if kind == Kind::Postgres.name() => play::<sqlx::Postgres>(address, name, part).await,
@@ -108,6 +112,28 @@ async fn play<DB: Subject>(address: &str, name: &str, part: &str) -> anyhow::Res
     loop {
         client.round().await?;
     }
+}
+
+/// Goes on until it is killed.
+async fn count(address: &str) -> anyhow::Result<()> {
+    const CALLERS: usize = 16;
+    let pool = sqlx::Sqlite::connect(&sqlx::Sqlite::at_address(address)?, 4).await?;
+    let persister = Persister::<sqlx::Sqlite>::new().with_group_commit(&pool);
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let (pool, persister, id) = (pool.clone(), persister.clone(), instance(&caller.to_string()));
+        callers.spawn(async move {
+            loop {
+                let done = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1)));
+                match done.await {
+                    Ok(Executed::Done { saved, .. }) => println!("{caller} {}", saved.revision()),
+                    Ok(Executed::AlreadyHandled(_)) => {}
+                    Err(error) => return error,
+                }
+            }
+        });
+    }
+    Err(callers.join_next().await.context("no callers")?.map_or_else(Into::into, Into::into))
 }
 
 /// The length of a zombie's lease.

@@ -1,0 +1,234 @@
+//! Units of work that are committed together: whoever comes while another one is written waits, and all that
+//! wait are written next, in one transaction.
+//!
+//! There is no timer and no thread. Who finds nobody writing writes its own unit of work at once, on its own
+//! connection, as it would without a queue. When it is done, or dropped, that connection is handed to a task
+//! which writes what has gathered meanwhile, group after group, and ends when nobody waits any more; then the
+//! connection goes back to its pool.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection, Database, Pool};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::error::{Error, Result};
+use crate::message_store::{MessageStore, UnitCommit};
+use crate::owned_commit::OwnedCommit;
+
+/// Most units of work in one group: beyond, the cost of a commit has long been shared, and the first of a
+/// group only waits longer.
+pub const MAX_GROUP_UNITS: usize = 64;
+/// Most bytes in one group: 4 MiB. A larger unit of work is a group of its own.
+pub const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// Most units of work that wait or are being decided at a time; further callers wait before they load.
+pub const MAX_GROUP_CALLERS: usize = 1024;
+
+const DOING: &str = "committing a group of units of work";
+
+/// The queue of one pool. Cheap to clone.
+pub(crate) struct CommitQueue<DB: Database>(Arc<Shared<DB>>);
+
+struct Shared<DB: Database> {
+    store: Arc<dyn MessageStore<DB>>,
+    pool: Pool<DB>,
+    places: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    /// Somebody writes, and will see to those who wait.
+    writing: bool,
+}
+
+struct Waiting {
+    unit: OwnedCommit,
+    answer: oneshot::Sender<Result<bool>>,
+    /// Given back when it is answered, also if nobody listens any more.
+    _place: Place,
+}
+
+/// The right to come to the queue once.
+pub(crate) struct Place(#[expect(dead_code, reason = "it is given back when it is dropped")] OwnedSemaphorePermit);
+
+impl<DB: Database> Clone for CommitQueue<DB> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<DB: Database> CommitQueue<DB> {
+    pub(crate) fn new(store: Arc<dyn MessageStore<DB>>, pool: Pool<DB>) -> Self {
+        let places = Arc::new(Semaphore::new(MAX_GROUP_CALLERS));
+        Self(Arc::new(Shared { store, pool, places, state: Mutex::default() }))
+    }
+
+    /// Waits for a place. Nothing may be held meanwhile that others need to give theirs back.
+    pub(crate) async fn place(&self, pool: &Pool<DB>) -> Result<Place> {
+        // Clones of one pool share its options.
+        if !Arc::ptr_eq(&self.0.pool.connect_options(), &pool.connect_options()) {
+            return Err(Error::invalid("pool", "the persister commits its units of work in groups on another pool"));
+        }
+        let place = Arc::clone(&self.0.places).acquire_owned().await;
+        place.map(Place).map_err(|_| Error::Closed { doing: DOING })
+    }
+
+    /// As [`MessageStore::commit_alone`], together with others.
+    pub(crate) async fn commit(&self, place: Place, conn: PoolConnection<DB>, unit: OwnedCommit) -> Result<bool> {
+        match self.come(place, unit) {
+            Come::First { unit, _place } => {
+                let turn = Turn { shared: Arc::clone(&self.0), conn: Some(conn) };
+                turn.write(&unit).await
+            }
+            Come::Later(answer) => {
+                // Whoever waits holds no connection, so that others can load meanwhile.
+                drop(conn);
+                answer.await.unwrap_or_else(|_| Err(Error::Disconnected { doing: DOING, source: STOPPED.into() }))
+            }
+        }
+    }
+
+    fn come(&self, place: Place, unit: OwnedCommit) -> Come {
+        let mut state = self.0.lock();
+        if state.writing {
+            let (answer, receiver) = oneshot::channel();
+            state.waiting.push_back(Waiting { unit, answer, _place: place });
+            return Come::Later(receiver);
+        }
+        state.writing = true;
+        Come::First { unit: Box::new(unit), _place: place }
+    }
+}
+
+/// When a caller comes to the queue.
+enum Come {
+    First { unit: Box<OwnedCommit>, _place: Place },
+    Later(oneshot::Receiver<Result<bool>>),
+}
+
+const STOPPED: &str = "the task that was writing them was stopped";
+
+impl<DB: Database> Shared<DB> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the next group; if nobody waits, nobody writes from now on.
+    fn next_group(&self) -> Vec<Waiting> {
+        let (mut group, mut size) = (Vec::new(), 0_usize);
+        let mut state = self.lock();
+        while group.len() < MAX_GROUP_UNITS {
+            let Some(next) = state.waiting.pop_front() else { break };
+            if next.answer.is_closed() {
+                continue;
+            }
+            let larger = size.saturating_add(next.unit.size());
+            if !group.is_empty() && larger > MAX_GROUP_BYTES {
+                state.waiting.push_front(next);
+                break;
+            }
+            size = larger;
+            group.push(next);
+        }
+        state.writing = !group.is_empty();
+        group
+    }
+
+    /// Nobody writes any more, and nothing of those who wait was written.
+    fn turn_away(&self, reason: &'static str) {
+        let waiting = {
+            let mut state = self.lock();
+            state.writing = false;
+            std::mem::take(&mut state.waiting)
+        };
+        for Waiting { answer, .. } in waiting {
+            let _ = answer.send(Err(Error::Contention { doing: DOING, source: reason.into() }));
+        }
+    }
+}
+
+/// Who came first: writes alone, then sees to it that the others are written.
+struct Turn<DB: Database> {
+    shared: Arc<Shared<DB>>,
+    conn: Option<PoolConnection<DB>>,
+}
+
+impl<DB: Database> Turn<DB> {
+    async fn write(mut self, unit: &OwnedCommit) -> Result<bool> {
+        let conn = self.conn.as_mut().expect("BUG: a turn has its connection until it ends");
+        let written = self.shared.store.commit_alone(conn, &unit.as_commit()).await;
+        if written.is_err() && !is_fit(conn).await {
+            conn.close_on_drop();
+            self.conn = None;
+        }
+        written
+    }
+}
+
+/// False if what failed on a connection has left it unfit: lost, or with a transaction that cannot be ended.
+async fn is_fit<DB: Database>(conn: &mut PoolConnection<DB>) -> bool {
+    conn.ping().await.is_ok() && !conn.is_in_transaction()
+}
+
+impl<DB: Database> Drop for Turn<DB> {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        if state.waiting.is_empty() {
+            state.writing = false;
+            return;
+        }
+        drop(state);
+        match (self.conn.take(), Handle::try_current()) {
+            (Some(conn), Ok(runtime)) => {
+                let writer = Writer { shared: Arc::clone(shared), conn: Some(conn), done: false };
+                drop(runtime.spawn(writer.run()));
+            }
+            _ => shared.turn_away("the connection of the first of them was lost"),
+        }
+    }
+}
+
+/// Writes groups until nobody waits.
+struct Writer<DB: Database> {
+    shared: Arc<Shared<DB>>,
+    conn: Option<PoolConnection<DB>>,
+    done: bool,
+}
+
+impl<DB: Database> Writer<DB> {
+    async fn run(mut self) {
+        while let Some(conn) = &mut self.conn {
+            let group = self.shared.next_group();
+            if group.is_empty() {
+                self.done = true;
+                return;
+            }
+            let units: Vec<UnitCommit<'_>> = group.iter().map(|waiting| waiting.unit.as_commit()).collect();
+            let written = self.shared.store.commit_group(conn, &units).await;
+            drop(units);
+            let failed = written.iter().any(Result::is_err);
+            // Who got no answer learns that its fate is unknown.
+            for (Waiting { answer, .. }, written) in group.into_iter().zip(written) {
+                let _ = answer.send(written);
+            }
+            if failed && !is_fit(conn).await {
+                conn.close_on_drop();
+                return;
+            }
+        }
+    }
+}
+
+impl<DB: Database> Drop for Writer<DB> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.shared.turn_away("the task that was to write them has ended");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Units of work that are committed together with those of other callers.
+
+use sqlx::{Database, Pool};
+
+use super::execute::{Tried, lost_or};
+use super::save::Prepared;
+use super::{Begun, Executed, Persister};
+use crate::commit_queue::CommitQueue;
+use crate::envelope::Inbound;
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+use crate::message_store::SnapshotChange;
+use crate::owned_commit::{OwnedChange, OwnedCommit};
+use crate::recorder::Outbox;
+use crate::saga::Saga;
+use crate::unit_of_work::{Saved, UnitOfWork};
+
+/// One try of a unit of work: its number, and who comes with what.
+pub(super) struct Call<'a, DB: Database> {
+    pub(super) pool: &'a Pool<DB>,
+    pub(super) id: &'a InstanceId,
+    pub(super) message: Option<Inbound>,
+    pub(super) conflicts: u32,
+}
+
+impl<DB: Database> Persister<DB> {
+    /// As without a queue, but the last step waits for others who come meanwhile.
+    pub(super) async fn try_in_group<S, R, E, F>(
+        &self,
+        queue: &CommitQueue<DB>,
+        call: Call<'_, DB>,
+        saga: &S,
+        decide: &mut F,
+    ) -> Result<Tried<R>, E>
+    where
+        S: Saga,
+        E: From<Error>,
+        F: FnMut(&mut UnitOfWork<'_, S>) -> Result<R, E>,
+    {
+        let place = queue.place(call.pool).await?;
+        let conn = call.pool.acquire().await;
+        let mut conn = conn.map_err(self.classify("taking a connection for a unit of work"))?;
+        let mut unit = match self.load(saga, &mut conn, Outbox, call.id, call.message).await {
+            Ok(Begun::Unit(unit)) => unit,
+            Ok(Begun::AlreadyHandled(handled)) => return Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
+            Err(error) => return lost_or(error),
+        };
+        let value = decide(&mut unit)?;
+        let prepared = self.prepare(&unit)?;
+        let saved = if prepared.unchanged || self.has_separate_parts(&unit, &prepared) || !unit.fences.is_empty() {
+            self.save_prepared(&mut conn, &unit, &prepared).await
+        } else {
+            let commit = self.owned_commit(&unit, prepared);
+            let written = queue.commit(place, conn, commit).await;
+            self.outcome_in_group(call.pool, &unit, written).await
+        };
+        self.tried(value, saved, call.conflicts)
+    }
+
+    fn owned_commit<S: Saga>(&self, unit: &UnitOfWork<'_, S>, prepared: Prepared) -> OwnedCommit {
+        let commit = self.as_commit(unit, &prepared);
+        let (handled, completed, deliver) = (commit.handled, commit.completed, commit.deliver);
+        let kept = match commit.snapshots {
+            SnapshotChange::Save(_, keep) => Some(keep),
+            SnapshotChange::None | SnapshotChange::Delete => None,
+        };
+        let deletes = matches!(commit.snapshots, SnapshotChange::Delete);
+        let snapshots = match (prepared.snapshot, kept) {
+            (Some(snapshot), Some(keep)) => OwnedChange::Save(Box::new(snapshot), keep),
+            _ if deletes => OwnedChange::Delete,
+            _ => OwnedChange::None,
+        };
+        let (stream, head, encoded) = (unit.stream.clone(), unit.head, prepared.encoded);
+        OwnedCommit { stream, head, encoded, handled, completed, deliver, snapshots }
+    }
+
+    /// Only who lost needs a connection again, to find out to whom.
+    async fn outcome_in_group<S: Saga>(
+        &self,
+        pool: &Pool<DB>,
+        unit: &UnitOfWork<'_, S>,
+        written: Result<bool>,
+    ) -> Result<Saved> {
+        if written? {
+            return Ok(Saved::Changed { revision: unit.instance.revision });
+        }
+        let conn = pool.acquire().await;
+        let mut conn = conn.map_err(self.classify("taking a connection to see who was faster"))?;
+        self.outcome(&mut conn, unit, false).await
+    }
+}
