@@ -15,6 +15,10 @@ use crate::lock::tables::{Claim, Grant, LeaseTables, PurgeStep, micros};
 use crate::lock::{Fence, FencingToken, Namespace, Resource, ResourceId};
 use crate::timestamp::Timestamp;
 
+/// How often a released lease is looked at again that somebody has locked just now.
+const MAX_LOCKED_LOOKS: u32 = 5;
+const LOCKED_PAUSE: Duration = Duration::from_millis(2);
+
 #[async_trait]
 impl LeaseTables<MySql> for MySqlStore {
     async fn claim(&self, conn: &mut MySqlConnection, claim: &Claim<'_>) -> Result<Option<Grant>> {
@@ -88,8 +92,21 @@ impl LeaseTables<MySql> for MySqlStore {
 
 /// What was granted is read afterwards, by the request's own id: it is what this request was granted, or nothing.
 async fn take(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<Option<Grant>> {
-    let free = is_free(conn, claim).await?;
-    let taken = if free { take_over(conn, claim).await? } else { start(conn, claim).await? };
+    let mut looks = 0;
+    let taken = loop {
+        if is_free(conn, claim).await? {
+            break take_over(conn, claim).await?;
+        }
+        match select_one(conn, claim.resource).await? {
+            None => break start(conn, claim).await?,
+            // A purge, or another claim, has it locked for a moment.
+            Some(row) if row.client_id.is_none() && looks < MAX_LOCKED_LOOKS => {
+                looks += 1;
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            Some(_) => break false,
+        }
+    };
     if taken { granted(conn, claim).await } else { Ok(None) }
 }
 
@@ -148,11 +165,9 @@ async fn take_over(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Resul
     Ok(taken.rows_affected() > 0)
 }
 
-/// False if the row is there, and held. It is looked for first, because each insert that fails leaves work for the purge thread.
+/// False if another was faster. The row is looked for before, because each insert that fails leaves work for the purge
+/// thread.
 async fn start(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<bool> {
-    if select_one(conn, claim.resource).await?.is_some() {
-        return Ok(false);
-    }
     let inserted = sqlx::query(
         "INSERT INTO saga_lease (
             namespace,

@@ -113,7 +113,7 @@ async fn a_panic_inside_a_transaction_undoes_it<DB: Subject>(db: TestDb<DB>) -> 
     Ok(())
 }
 
-/// Runs a call again and again, dropped one step later each time, until it is answered; and all that
+/// Runs a call again and again, dropped some steps later each time, until it is answered; and all that
 /// so many times, and on until as many calls as twice that were dropped. Says how often it was answered.
 async fn drop_at_every_step<F>(times: u32, mut call: impl FnMut(u32) -> F) -> anyhow::Result<u32>
 where
@@ -124,7 +124,9 @@ where
     // On a busy machine the database may have answered before a call is looked at again: few steps then.
     while answered < times || cuts < 2 * times {
         assert!(answered < 20 * times, "only {cuts} calls could be dropped, {answered} were answered");
-        for step in 1.. {
+        let mut step = 0;
+        loop {
+            step += fastrand::u32(1..=3);
             match cut_after(step, call(answered)).await {
                 None => cuts += 1,
                 Some(Ok(())) => {
