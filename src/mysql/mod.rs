@@ -19,6 +19,7 @@ mod acknowledge;
 mod append;
 mod commit;
 mod dead_letter;
+mod fence;
 mod global_order;
 mod inbox;
 mod lease;
