@@ -14,25 +14,9 @@ use crate::row::SnapshotColumns;
 /// A row of the answer with the page of commits packed into it.
 const PACKED: i32 = 4;
 
-pub(super) async fn load(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
-    match select(conn, request).await {
-        Ok(answer) => answer.into_loaded(request.stream),
-        Err(error) => Err(explain(conn, "loading an instance", error).await),
-    }
-}
-
-async fn select(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
-    match select_packed(conn, request).await? {
-        Some(answer) => Ok(answer),
-        None => select_rows(conn, request).await,
-    }
-}
-
-pub(super) async fn select_packed(
-    conn: &mut SqliteConnection,
-    request: &LoadRequest<'_>,
-) -> sqlx::Result<Option<LoadAnswer>> {
-    let mut rows = sqlx::query(
+/// The stream and its newest snapshot, as tables.
+macro_rules! found {
+    () => {
         "WITH stream AS (
             SELECT
                 stream_id,
@@ -47,11 +31,14 @@ pub(super) async fn select_packed(
                 AND ?2 IS NULL
             ORDER BY revision DESC
             LIMIT 1
-        ),
-        start AS (
-            SELECT COALESCE(?2, (SELECT commit_no FROM snapshot), 0) AS commit_no
-        )
-        SELECT
+        )"
+    };
+}
+
+/// Both as rows of the answer, whose columns are named here.
+macro_rules! stream_and_snapshot {
+    () => {
+        "SELECT
             0               AS part,
             stream_id       AS commit_no,
             NULL            AS first_offset,
@@ -79,7 +66,60 @@ pub(super) async fn select_packed(
             content_type,
             body,
             persistence_key
-        FROM snapshot
+        FROM snapshot"
+    };
+}
+
+/// What handled the message, as a row of the answer after others.
+macro_rules! handled {
+    () => {
+        "UNION ALL
+        SELECT
+            3,
+            h.commit_no,
+            h.first_offset,
+            h.event_count,
+            h.completed,
+            h.recorded_at,
+            h.causation_id,
+            h.correlation_id,
+            h.checksum,
+            h.contents,
+            h.body,
+            NULL
+        FROM saga_commit AS h
+        WHERE h.stream_id = (SELECT stream_id FROM stream)
+            AND h.handled_message_id = +?4"
+    };
+}
+
+pub(super) async fn load(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
+    match select(conn, request).await {
+        Ok(answer) => answer.into_loaded(request.stream),
+        Err(error) => Err(explain(conn, "loading an instance", error).await),
+    }
+}
+
+async fn select(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
+    match select_packed(conn, request).await? {
+        Some(answer) => Ok(answer),
+        None => select_rows(conn, request).await,
+    }
+}
+
+pub(super) async fn select_packed(
+    conn: &mut SqliteConnection,
+    request: &LoadRequest<'_>,
+) -> sqlx::Result<Option<LoadAnswer>> {
+    let mut rows = sqlx::query(concat!(
+        found!(),
+        ",
+        start AS (
+            SELECT COALESCE(?2, (SELECT commit_no FROM snapshot), 0) AS commit_no
+        )
+        ",
+        stream_and_snapshot!(),
+        "
         UNION ALL
         SELECT
             2,
@@ -97,23 +137,9 @@ pub(super) async fn select_packed(
         FROM saga_commit AS c
         WHERE c.stream_id = (SELECT stream_id FROM stream)
             AND c.commit_no = (SELECT commit_no FROM start)
-        UNION ALL
-        SELECT
-            3,
-            h.commit_no,
-            h.first_offset,
-            h.event_count,
-            h.completed,
-            h.recorded_at,
-            h.causation_id,
-            h.correlation_id,
-            h.checksum,
-            h.contents,
-            h.body,
-            NULL
-        FROM saga_commit AS h
-        WHERE h.stream_id = (SELECT stream_id FROM stream)
-            AND h.handled_message_id = +?4
+        ",
+        handled!(),
+        "
         UNION ALL
         SELECT
             4,
@@ -161,8 +187,8 @@ pub(super) async fn select_packed(
                 WHERE stream_id = (SELECT stream_id FROM stream)
                     AND commit_no > (SELECT commit_no FROM start)
                     AND commit_no <= (SELECT commit_no FROM start) + +?3
-            ) < +?5",
-    )
+            ) < +?5"
+    ))
     .bind(request.stream.name.as_str())
     .bind(request.from.commit_no())
     .bind(PAGE_COMMITS)
@@ -186,51 +212,11 @@ pub(super) async fn select_packed(
 }
 
 async fn select_rows(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
-    let mut rows = sqlx::query(
-        "WITH stream AS (
-            SELECT
-                stream_id,
-                persistence_key
-            FROM saga_stream
-            WHERE stream_name = +?1
-        ),
-        snapshot AS (
-            SELECT *
-            FROM saga_snapshot
-            WHERE stream_id = (SELECT stream_id FROM stream)
-                AND ?2 IS NULL
-            ORDER BY revision DESC
-            LIMIT 1
-        )
-        SELECT
-            0               AS part,
-            stream_id       AS commit_no,
-            NULL            AS first_offset,
-            NULL            AS event_count,
-            NULL            AS completed,
-            NULL            AS recorded_at,
-            NULL            AS causation_id,
-            NULL            AS correlation_id,
-            NULL            AS checksum,
-            NULL            AS contents,
-            NULL            AS body,
-            persistence_key AS persistence_key
-        FROM stream
-        UNION ALL
-        SELECT
-            1,
-            commit_no,
-            revision,
-            data_version,
-            NULL,
-            NULL,
-            NULL,
-            NULL,
-            checksum,
-            content_type,
-            body,
-            persistence_key
-        FROM snapshot
+    let mut rows = sqlx::query(concat!(
+        found!(),
+        " ",
+        stream_and_snapshot!(),
+        "
         UNION ALL
         SELECT *
         FROM (
@@ -253,24 +239,9 @@ async fn select_rows(conn: &mut SqliteConnection, request: &LoadRequest<'_>) -> 
             ORDER BY c.commit_no
             LIMIT +?3
         )
-        UNION ALL
-        SELECT
-            3,
-            h.commit_no,
-            h.first_offset,
-            h.event_count,
-            h.completed,
-            h.recorded_at,
-            h.causation_id,
-            h.correlation_id,
-            h.checksum,
-            h.contents,
-            h.body,
-            NULL
-        FROM saga_commit AS h
-        WHERE h.stream_id = (SELECT stream_id FROM stream)
-            AND h.handled_message_id = +?4",
-    )
+        ",
+        handled!()
+    ))
     .bind(request.stream.name.as_str())
     .bind(request.from.commit_no())
     .bind(PAGE_COMMITS)

@@ -10,6 +10,34 @@ use crate::outbox::{Marked, MarkedPage, OutboxId, Selection};
 use crate::row::{self, CommitColumns};
 use crate::stream_name::StreamName;
 
+/// Where the marks of a page are found, in delivery order.
+macro_rules! page_of_marks {
+    () => {
+        "FROM saga_commit AS c
+        JOIN saga_stream AS s
+            ON s.stream_id = c.stream_id
+        WHERE c.undelivered IS NOT NULL
+            AND (c.undelivered, c.stream_id, c.commit_no) >= (+?1, +?2, +?3)
+            AND (?5 >> (c.stream_id % 64)) & 1 = 1
+            AND (
+                ?6
+                OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
+                OR NOT EXISTS (
+                    SELECT 1
+                    FROM saga_outbox_message AS failed
+                    WHERE failed.stream_id = c.stream_id
+                        AND failed.attempts > 0
+                        AND failed.commit_no < c.commit_no
+                )
+            )
+        ORDER BY
+            c.undelivered,
+            c.stream_id,
+            c.commit_no
+        LIMIT +?4"
+    };
+}
+
 pub(super) async fn select(
     conn: &mut SqliteConnection,
     selection: Selection,
@@ -115,33 +143,14 @@ pub(super) async fn select_packed(
     after: OutboxId,
     limit: u32,
 ) -> sqlx::Result<Option<Vec<MarkedColumns>>> {
-    let row = sqlx::query(
+    let row = sqlx::query(concat!(
         "WITH page AS MATERIALIZED (
             SELECT
                 c.position,
                 octet_length(c.contents) + octet_length(c.body) AS size
-            FROM saga_commit AS c
-            JOIN saga_stream AS s
-                ON s.stream_id = c.stream_id
-            WHERE c.undelivered IS NOT NULL
-                AND (c.undelivered, c.stream_id, c.commit_no) >= (+?1, +?2, +?3)
-                AND (?5 >> (c.stream_id % 64)) & 1 = 1
-                AND (
-                    ?6
-                    OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
-                    OR NOT EXISTS (
-                        SELECT 1
-                        FROM saga_outbox_message AS failed
-                        WHERE failed.stream_id = c.stream_id
-                            AND failed.attempts > 0
-                            AND failed.commit_no < c.commit_no
-                    )
-                )
-            ORDER BY
-                c.undelivered,
-                c.stream_id,
-                c.commit_no
-            LIMIT +?4
+            ",
+        page_of_marks!(),
+        "
         )
         SELECT
             concat_ws(
@@ -190,8 +199,8 @@ pub(super) async fn select_packed(
             ON c.position = page.position
         CROSS JOIN saga_stream AS s
             ON s.stream_id = c.stream_id
-        WHERE (SELECT SUM(size) FROM page) < +?7",
-    )
+        WHERE (SELECT SUM(size) FROM page) < +?7"
+    ))
     .bind(after.recorded_at)
     .bind(after.stream)
     .bind(after.commit_number)
@@ -216,7 +225,7 @@ async fn select_rows(
     after: OutboxId,
     limit: u32,
 ) -> sqlx::Result<MarkedPage> {
-    let mut rows = sqlx::query(
+    let mut rows = sqlx::query(concat!(
         "SELECT
             c.stream_id,
             s.stream_name,
@@ -232,29 +241,9 @@ async fn select_rows(
             c.checksum,
             c.contents,
             c.body
-        FROM saga_commit AS c
-        JOIN saga_stream AS s
-            ON s.stream_id = c.stream_id
-        WHERE c.undelivered IS NOT NULL
-            AND (c.undelivered, c.stream_id, c.commit_no) >= (+?1, +?2, +?3)
-            AND (?5 >> (c.stream_id % 64)) & 1 = 1
-            AND (
-                ?6
-                OR NOT EXISTS (SELECT 1 FROM saga_outbox_message WHERE attempts > 0)
-                OR NOT EXISTS (
-                    SELECT 1
-                    FROM saga_outbox_message AS failed
-                    WHERE failed.stream_id = c.stream_id
-                        AND failed.attempts > 0
-                        AND failed.commit_no < c.commit_no
-                )
-            )
-        ORDER BY
-            c.undelivered,
-            c.stream_id,
-            c.commit_no
-        LIMIT +?4",
-    )
+",
+        page_of_marks!()
+    ))
     .bind(after.recorded_at)
     .bind(after.stream)
     .bind(after.commit_number)
