@@ -13,6 +13,7 @@ mod error;
 mod event_stream;
 mod global_order;
 mod guarded_connection;
+mod handler;
 mod ids;
 mod inbox;
 mod limits;
@@ -31,6 +32,7 @@ mod slow_lane;
 mod snapshot;
 mod stream_name;
 mod streams;
+mod timeout;
 mod timestamp;
 mod unit_of_work;
 mod waker;
@@ -57,6 +59,7 @@ pub use envelope::{Envelope, Inbound, MAX_LABEL_BYTES, Metadata, RecordedEvent};
 pub use error::{Cause, Error, Result};
 pub use event_stream::{DEFAULT_FETCH_SIZE, EventStream, STREAM_POLL_INTERVAL};
 pub use global_order::{GlobalEvent, GlobalPosition, GlobalTail, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES};
+pub use handler::HandleMessage;
 pub use ids::{CommitNumber, InstanceId, MAX_INSTANCE_ID_BYTES, MessageId, Offset, Revision};
 pub use inbox::{DEFAULT_INBOX_RETENTION, INBOX_FORGET_STEP, Inbox, MAX_INBOX_CONSUMER_BYTES, Receipt};
 pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES};
@@ -79,6 +82,9 @@ pub use snapshot::{
     DEFAULT_KEPT_SNAPSHOTS, DEFAULT_SNAPSHOT_FREQUENCY, Snapshot, SnapshotFrequency, SnapshotRepository,
 };
 pub use stream_name::{MAX_PERSISTENCE_KEY_BYTES, MAX_STREAM_NAME_BYTES, StreamName};
+pub use timeout::{
+    Due, MAX_TIMEOUT_CHANGES, MAX_TIMEOUT_NAME_BYTES, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA, TimeoutChange,
+};
 pub use timestamp::Timestamp;
 pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};
 pub use waker::OutboxWaker;

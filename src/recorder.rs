@@ -154,22 +154,31 @@ impl<T: Sender> Recorder<T> {
     where
         M: MessageType + Serialize,
     {
+        let mut envelope = self.envelope_of(kind, message)?;
+        envelope.destination = destination.map(Into::into);
+        envelope.check()?;
+        let message_id = envelope.message_id;
+        self.sender.send(&envelope).map_err(|source| Error::Sender { message_id, source })?;
+        self.recorded.push(envelope);
+        Ok(self.recorded.last().expect("BUG: a message was just pushed"))
+    }
+
+    /// The message as it would be recorded.
+    pub(crate) fn envelope_of<M>(&self, kind: MessageKind, message: &M) -> Result<Envelope>
+    where
+        M: MessageType + Serialize,
+    {
         message.validate().map_err(|detail| Error::InvalidInput { what: "message", detail })?;
         let tag = message.message_type();
         let codec = self.codecs.events();
         let limit = self.limits.message_bytes;
         let payload = codec::encode(codec, tag.name, "message payload in bytes", limit, message)?;
         let mut envelope = Envelope::new(kind, tag.name, tag.version, codec.content_type(), payload)?;
-        envelope.destination = destination.map(Into::into);
         envelope.metadata.clone_from(&self.metadata);
         if let Some(inbound) = &self.inbound {
             envelope = envelope.caused_by(inbound);
         }
-        envelope.check()?;
-        let message_id = envelope.message_id;
-        self.sender.send(&envelope).map_err(|source| Error::Sender { message_id, source })?;
-        self.recorded.push(envelope);
-        Ok(self.recorded.last().expect("BUG: a message was just pushed"))
+        Ok(envelope)
     }
 
     /// What was recorded so far, in order.

@@ -35,6 +35,12 @@ pub trait Saga: Send + Sync {
         false
     }
 
+    /// Says that completing an instance cancels its pending timeouts. By default they are still delivered; a
+    /// [`MessageHandler`](crate::MessageHandler) passes them over.
+    fn completion_cancels_timeouts(&self) -> bool {
+        false
+    }
+
     /// Version of the form of [`Data`](Self::Data). Raise it with every change of the form: snapshots
     /// of another version are then ignored, and the instance is rebuilt from its events.
     fn data_version(&self) -> u32 {

@@ -5,13 +5,15 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::envelope::{Envelope, Inbound};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{MessageId, Revision};
 use crate::lock::Fence;
-use crate::message::MessageType;
+use crate::message::{MessageKind, MessageType};
 use crate::message_store::Head;
 use crate::recorder::{Outbox, Recorder, Sender};
 use crate::saga::{Instance, Saga, SagaStream};
+use crate::timeout::{Due, MAX_TIMEOUT_CHANGES, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA};
+use crate::timeout::{TimeoutChange, check_timeout_name};
 
 /// Changes to one saga instance that are saved together or not at all. Saved by value, so it cannot be
 /// saved twice; dropped, it leaves no trace.
@@ -23,6 +25,7 @@ pub struct UnitOfWork<'s, S: Saga, T = Outbox> {
     pub(crate) recorder: Recorder<T>,
     pub(crate) completing: bool,
     pub(crate) fences: Vec<Fence>,
+    pub(crate) timeouts: Vec<TimeoutChange>,
     pub(crate) report: LoadReport,
 }
 
@@ -75,7 +78,7 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     /// instance, and all that is recorded is caused by it. Call it before anything is recorded.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if something is recorded or another message was named.
+    /// [`Error::InvalidInput`] if something is recorded or another message was named.
     pub fn handling(&mut self, message: impl Into<Inbound>) -> Result<()> {
         self.recorder.set_inbound(message.into())
     }
@@ -84,10 +87,10 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     ///
     /// # Errors
     /// As [`Recorder::publish`]; the event is then neither applied nor recorded. On a completed instance
-    /// [`Error::Completed`](crate::Error::Completed).
+    /// [`Error::Completed`].
     pub fn publish(&mut self, event: impl Into<S::Event>) -> Result<MessageId> {
         if self.head.completed {
-            return Err(crate::Error::Completed { instance: self.instance.instance_id.clone() });
+            return Err(Error::Completed { instance: self.instance.instance_id.clone() });
         }
         let event = event.into();
         let revision = self.instance.revision.checked_add(1)?;
@@ -111,6 +114,69 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     /// As [`Recorder::execute`].
     pub fn execute_to<C: MessageType + Serialize>(&mut self, command: &C, destination: &str) -> Result<MessageId> {
         self.recorder.execute_to(command, destination)
+    }
+
+    /// Schedules a message of the instance to itself. It is stored with this unit of work and relayed by the
+    /// dispatcher once it is due, in place of a pending one of the same `name`: scheduling again is rescheduling.
+    /// Gives the id under which it will be delivered.
+    ///
+    /// It carries the saga, the instance and its name in its metadata ([`TIMEOUT_SAGA`], [`TIMEOUT_INSTANCE`],
+    /// [`TIMEOUT_NAME`]); a [`MessageHandler`](crate::MessageHandler) finds its instance by them.
+    ///
+    /// # Errors
+    /// As [`Recorder::publish`]; [`Error::InvalidInput`] for a name that is empty, holds NUL or is longer than
+    /// [`MAX_TIMEOUT_NAME_BYTES`](crate::MAX_TIMEOUT_NAME_BYTES); [`Error::TooLarge`] after
+    /// [`MAX_TIMEOUT_CHANGES`]; [`Error::Completed`] on a completed instance.
+    pub fn schedule<M>(&mut self, name: &str, message: &M, due: impl Into<Due>) -> Result<MessageId>
+    where
+        M: MessageType + Serialize,
+    {
+        if self.head.completed {
+            return Err(Error::Completed { instance: self.instance.instance_id.clone() });
+        }
+        let name = check_timeout_name(name)?.to_owned();
+        let mut message = self.recorder.envelope_of(MessageKind::Command, message)?;
+        let origin = [
+            (TIMEOUT_SAGA, self.stream.persistence_key.as_str()),
+            (TIMEOUT_INSTANCE, self.instance.instance_id.as_str()),
+            (TIMEOUT_NAME, &name),
+        ];
+        message.metadata.extend(origin.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let message_id = message.message_id;
+        self.change_timeouts(TimeoutChange::Schedule { name, due: due.into(), message })?;
+        Ok(message_id)
+    }
+
+    /// Cancels the pending timeout of this name with this unit of work; without one, nothing is done. A timeout that a
+    /// dispatcher is sending at this moment may still arrive.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a name that no timeout can have; [`Error::TooLarge`] after [`MAX_TIMEOUT_CHANGES`].
+    pub fn cancel_timeout(&mut self, name: &str) -> Result<()> {
+        let name = check_timeout_name(name)?.to_owned();
+        self.change_timeouts(TimeoutChange::Cancel { name })
+    }
+
+    /// Cancels all pending timeouts of the instance with this unit of work, also those that it has scheduled itself so
+    /// far.
+    pub fn cancel_timeouts(&mut self) {
+        self.timeouts.clear();
+        self.timeouts.push(TimeoutChange::CancelAll);
+    }
+
+    /// What this unit of work does to timeouts, in the order in which it was asked for.
+    pub fn timeout_changes(&self) -> &[TimeoutChange] {
+        &self.timeouts
+    }
+
+    fn change_timeouts(&mut self, change: TimeoutChange) -> Result<()> {
+        if self.timeouts.len() >= MAX_TIMEOUT_CHANGES {
+            let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+            let (size, limit) = (count(self.timeouts.len()) + 1, count(MAX_TIMEOUT_CHANGES));
+            return Err(Error::TooLarge { what: "changes to timeouts of one unit of work", size, limit });
+        }
+        self.timeouts.push(change);
+        Ok(())
     }
 
     /// Completes the instance with this unit of work, as saving with

@@ -53,6 +53,7 @@ impl<DB: Database> Persister<DB> {
             recorder,
             completing: false,
             fences: Vec::new(),
+            timeouts: Vec::new(),
             report,
         }))
     }
