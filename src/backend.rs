@@ -4,20 +4,24 @@ use sqlx::Database;
 use sqlx::migrate::Migrate;
 
 use crate::global_order::GloballyOrderedStore;
+use crate::handler::ParkingTables;
 use crate::inbox::InboxTables;
+use crate::mapper::MapperTables;
 use crate::outbox::{OutboxRepository, OutboxTables};
 use crate::snapshot::SnapshotRepository;
 
 /// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
 /// feature of its name. The caller's pool chooses.
 pub trait Backend: Database<Connection: Migrate> + schema::Schema {
-    /// The built-in store: streams, snapshots, outbox, inboxes, global order and leases in one.
+    /// The built-in store: streams, snapshots, outbox, inboxes, correlation keys, parked messages, global order and leases in one.
     type Store: Default
         + GloballyOrderedStore<Self>
         + SnapshotRepository<Self>
         + OutboxRepository<Self>
         + OutboxTables<Self>
         + InboxTables<Self>
+        + MapperTables<Self>
+        + ParkingTables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;

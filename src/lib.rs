@@ -18,6 +18,7 @@ mod ids;
 mod inbox;
 mod limits;
 mod load_answer;
+mod mapper;
 mod message;
 mod message_store;
 mod migrate;
@@ -35,6 +36,7 @@ mod streams;
 mod timeout;
 mod timestamp;
 mod unit_of_work;
+mod upcast;
 mod waker;
 
 pub mod dispatcher;
@@ -59,11 +61,16 @@ pub use envelope::{Envelope, Inbound, MAX_LABEL_BYTES, Metadata, RecordedEvent};
 pub use error::{Cause, Error, Result};
 pub use event_stream::{DEFAULT_FETCH_SIZE, EventStream, STREAM_POLL_INTERVAL};
 pub use global_order::{GlobalEvent, GlobalPosition, GlobalTail, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES};
-pub use handler::HandleMessage;
+pub use handler::{
+    DEFAULT_PARKING_DELAY, DEFAULT_TRIES_BEFORE_PARKING, HandleMessage, Handlers, Handling, InTransaction,
+    MAX_PARKED_ERROR_BYTES, MAX_PARKED_PAGE, MessageHandler, NotFound, ParkAfter, ParkedFilter, ParkedId,
+    ParkedMessage, REFRESH_PAGE, Retried, SAGA_INBOX_PREFIX, discard_parked, parked_messages,
+};
 pub use ids::{CommitNumber, InstanceId, MAX_INSTANCE_ID_BYTES, MessageId, Offset, Revision};
 pub use inbox::{DEFAULT_INBOX_RETENTION, INBOX_FORGET_STEP, Inbox, MAX_INBOX_CONSUMER_BYTES, Receipt};
 pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES};
-pub use message::{MAX_UPCAST_STEPS, MessageKind, MessageType, StoredForm, TypeTag};
+pub use mapper::{CorrelationKey, KeySet, MAX_CORRELATION_KEY_BYTES, MAX_CORRELATION_KEYS, Mapped, Mapper};
+pub use message::{MessageKind, MessageType, StoredForm, TypeTag};
 pub use message_store::{
     CommitPage, Head, LoadFrom, LoadRequest, Loaded, MessageStore, PAGE_BYTES, PAGE_COMMITS, SnapshotChange, StreamRow,
     UnitCommit,
@@ -87,6 +94,7 @@ pub use timeout::{
 };
 pub use timestamp::Timestamp;
 pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};
+pub use upcast::{MAX_UPCAST_STEPS, Upcast, UpcastError, upcast};
 pub use waker::OutboxWaker;
 
 /// Keeps the README's code compiling.

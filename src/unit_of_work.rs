@@ -185,6 +185,12 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
         self.completing = true;
     }
 
+    /// This unit of work completes the instance.
+    pub(crate) fn completes(&self) -> bool {
+        let events = self.instance.revision.next_offset() > self.head.next_offset;
+        !self.head.completed && (self.completing || events && self.saga.is_complete(&self.instance.data))
+    }
+
     /// Lets this unit of work take effect only if the fence holds, which is checked in the transaction that
     /// saves it, and kept true until that ends. Several fences must all hold. A unit of work that writes nothing
     /// checks none.

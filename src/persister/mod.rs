@@ -260,8 +260,19 @@ impl<DB: Database> Persister<DB> {
         }
     }
 
-    fn recorder<T: Sender>(&self, sender: T) -> Recorder<T> {
+    pub(crate) fn recorder<T: Sender>(&self, sender: T) -> Recorder<T> {
         Recorder::with_codecs(sender, self.codecs.clone(), self.limits)
+    }
+
+    pub(crate) fn codecs(&self) -> &Codecs {
+        &self.codecs
+    }
+
+    /// Something was committed: what it sent can be relayed.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
     }
 
     fn classify(&self, doing: &'static str) -> impl FnOnce(sqlx::Error) -> Error + '_ {

@@ -105,9 +105,8 @@ impl<DB: Database> Persister<DB> {
         if unit.head.next_offset.checked_add(u64::from(encoded.event_count))? != unit.instance.revision.next_offset() {
             return Err(Error::invalid("event", "the recorder has it, the instance has not; use UnitOfWork::publish"));
         }
-        let done = unit.completing || (encoded.event_count > 0 && unit.saga.is_complete(&unit.instance.data));
-        let completed = unit.head.completed || done;
-        let completes = completed && !unit.head.completed;
+        let completes = unit.completes();
+        let completed = unit.head.completed || completes;
         let unchanged = encoded.message_count == 0 && recorder.inbound().is_none() && !completes;
         let snapshot = if unchanged || completed || encoded.event_count == 0 { None } else { self.due_snapshot(unit)? };
         Ok(Prepared { encoded, snapshot, completed, unchanged })

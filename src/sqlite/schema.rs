@@ -48,6 +48,8 @@ impl Schema for Sqlite {
         let dropped = sqlx::raw_sql(
             "BEGIN IMMEDIATE;
             DROP VIEW IF EXISTS saga_event;
+            DROP TABLE IF EXISTS saga_parked_message;
+            DROP TABLE IF EXISTS saga_correlation_key;
             DROP TABLE IF EXISTS saga_inbox;
             DROP TABLE IF EXISTS saga_lease;
             DROP TABLE IF EXISTS saga_outbox_message;

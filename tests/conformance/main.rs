@@ -67,6 +67,8 @@ mod lease_status;
 mod lease_waiting;
 mod load;
 mod lock_purger;
+mod mapper;
+mod message_handler;
 mod message_store;
 mod message_types;
 mod migrations;
@@ -80,6 +82,7 @@ mod outbox_lock;
 mod outbox_notifier;
 mod outbox_order;
 mod panics;
+mod parking;
 mod persister_races;
 mod races;
 mod ranges;
@@ -150,6 +153,8 @@ fn main() -> ExitCode {
         lease_waiting::clauses,
         load::clauses,
         lock_purger::clauses,
+        mapper::clauses,
+        message_handler::clauses,
         message_store::clauses,
         message_types::clauses,
         migrations::clauses,
@@ -163,6 +168,7 @@ fn main() -> ExitCode {
         outbox_notifier::clauses,
         outbox_order::clauses,
         panics::clauses,
+        parking::clauses,
         persister_races::clauses,
         races::clauses,
         ranges::clauses,

@@ -1,6 +1,7 @@
 //! What every clause is run by.
 
 mod arguments;
+pub(crate) mod booking;
 mod cut;
 mod databases;
 mod invariants;
