@@ -5,6 +5,7 @@ use sqlx::migrate::Migrate;
 
 use crate::global_order::GloballyOrderedStore;
 use crate::inbox::InboxTables;
+use crate::inspect::tables::InspectTables;
 use crate::outbox::{OutboxRepository, OutboxTables};
 use crate::snapshot::SnapshotRepository;
 
@@ -18,6 +19,7 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
         + OutboxRepository<Self>
         + OutboxTables<Self>
         + InboxTables<Self>
+        + InspectTables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;

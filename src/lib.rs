@@ -40,6 +40,7 @@ mod waker;
 pub mod dispatcher;
 pub mod docs;
 pub mod emitter;
+pub mod inspect;
 pub mod lock;
 #[cfg(feature = "mysql")]
 pub mod mysql;

@@ -22,6 +22,7 @@ mod dead_letter;
 mod fence;
 mod global_order;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
 mod outbox;

@@ -19,6 +19,7 @@ mod dead_letter;
 mod epoch;
 mod global_order;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
 mod notify;

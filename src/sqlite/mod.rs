@@ -23,6 +23,7 @@ mod dead_letter;
 mod global_order;
 mod group_commit;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
 mod marked;

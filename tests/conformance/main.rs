@@ -56,6 +56,7 @@ mod fencing_races;
 mod global_order;
 mod group_commit;
 mod inbox;
+mod inspect;
 mod isolation;
 mod large_units;
 mod lease;
@@ -139,6 +140,7 @@ fn main() -> ExitCode {
         global_order::clauses,
         group_commit::clauses,
         inbox::clauses,
+        inspect::clauses,
         isolation::clauses,
         large_units::clauses,
         lease::clauses,
