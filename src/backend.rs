@@ -3,6 +3,7 @@
 use sqlx::Database;
 use sqlx::migrate::Migrate;
 
+use crate::check::tables::CheckTables;
 use crate::global_order::GloballyOrderedStore;
 use crate::inbox::InboxTables;
 use crate::inspect::tables::InspectTables;
@@ -20,6 +21,7 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
         + OutboxTables<Self>
         + InboxTables<Self>
         + InspectTables<Self>
+        + CheckTables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;

@@ -37,6 +37,7 @@ mod timestamp;
 mod unit_of_work;
 mod waker;
 
+pub mod check;
 pub mod dispatcher;
 pub mod docs;
 pub mod emitter;

@@ -24,11 +24,11 @@
 //! # }
 //! ```
 
-mod inspector;
+pub(crate) mod inspector;
 mod instance;
 mod leases;
 mod life;
-mod snapshots;
+pub(crate) mod snapshots;
 pub(crate) mod tables;
 
 pub use inspector::Inspector;

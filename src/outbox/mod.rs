@@ -75,11 +75,7 @@ pub struct OutboxRecord {
 impl OutboxRecord {
     /// The partition that it is in; all records of one stream are in one.
     pub(crate) fn partition(&self) -> i64 {
-        if self.id.stream > 0 {
-            self.id.stream % OUTBOX_PARTITIONS
-        } else {
-            partition_of(&self.aggregate_type, &self.aggregate_id)
-        }
+        partition_of_row(self.id.stream, &self.aggregate_type, &self.aggregate_id)
     }
 
     /// Name of the message's type.
@@ -150,6 +146,11 @@ impl NewOutboxRecord {
     pub(crate) fn partition(&self) -> i64 {
         partition_of(&self.aggregate_type, &self.aggregate_id)
     }
+}
+
+/// As [`OutboxRecord::partition`].
+pub(crate) fn partition_of_row(stream: i64, aggregate_type: &str, aggregate_id: &str) -> i64 {
+    if stream > 0 { stream % OUTBOX_PARTITIONS } else { partition_of(aggregate_type, aggregate_id) }
 }
 
 fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {

@@ -14,6 +14,7 @@ use crate::streams::StreamTables;
 
 mod acknowledge;
 mod append;
+mod check;
 mod commit;
 mod dead_letter;
 mod epoch;

@@ -17,6 +17,7 @@ use crate::streams::StreamTables;
 
 mod acknowledge;
 mod append;
+mod check;
 mod commit;
 mod commit_rows;
 mod dead_letter;

@@ -35,6 +35,7 @@ use std::process::ExitCode;
 mod harness;
 
 mod bad_input;
+mod check;
 mod completion;
 mod consumer;
 mod damage;
@@ -119,6 +120,7 @@ fn main() -> ExitCode {
     let mut suite = harness::Suite::new();
     for clauses in [
         bad_input::clauses,
+        check::clauses,
         completion::clauses,
         consumer::clauses,
         damage::clauses,

@@ -22,6 +22,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Verb {
     /// Brings the tables to the version of this release; makes the file of an SQLite database that is not there
     Migrate,
+    /// Checks the schema and all rows: streams, commits, snapshots, outbox; fails if anything is found
+    Check,
     /// Lists instances, oldest first
     Instances(Instances),
     /// Shows what happened to an instance, in order

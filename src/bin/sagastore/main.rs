@@ -1,6 +1,7 @@
 //! The command `sagastore`: looking into a database, checking it, taking streams from one to another.
 
 mod arguments;
+mod check;
 mod confirm;
 mod connect;
 mod dead_letters;
@@ -54,6 +55,7 @@ async fn run(arguments: Arguments) -> Outcome {
     let mut output = Output::new(arguments.json);
     match arguments.verb {
         Verb::Migrate => migrate::run(&connect::to(url, Access::Create).await?, &mut output).await,
+        Verb::Check => check::run(&connect::to(url, Access::Read).await?, &mut output).await,
         Verb::Instances(wanted) => instances::run(&connect::to(url, Access::Read).await?, &wanted, &mut output).await,
         Verb::Show(wanted) => show::run(&connect::to(url, Access::Read).await?, &wanted, &mut output).await,
         Verb::Outbox { verb: None } => outbox::run(&connect::to(url, Access::Read).await?, &mut output).await,
