@@ -3,9 +3,11 @@
 use sqlx::Database;
 use sqlx::migrate::Migrate;
 
+use crate::check::tables::CheckTables;
 use crate::global_order::GloballyOrderedStore;
 use crate::handler::ParkingTables;
 use crate::inbox::InboxTables;
+use crate::inspect::tables::InspectTables;
 use crate::mapper::MapperTables;
 use crate::outbox::{OutboxRepository, OutboxTables};
 use crate::snapshot::SnapshotRepository;
@@ -22,6 +24,8 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
         + InboxTables<Self>
         + MapperTables<Self>
         + ParkingTables<Self>
+        + InspectTables<Self>
+        + CheckTables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;

@@ -39,9 +39,11 @@ mod unit_of_work;
 mod upcast;
 mod waker;
 
+pub mod check;
 pub mod dispatcher;
 pub mod docs;
 pub mod emitter;
+pub mod inspect;
 pub mod lock;
 #[cfg(feature = "mysql")]
 pub mod mysql;

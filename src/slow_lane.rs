@@ -9,7 +9,7 @@ use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
 /// A row as its columns say.
-pub(crate) struct SlowRow {
+pub struct SlowRow {
     pub(crate) recorded_at: i64,
     pub(crate) stream: i64,
     pub(crate) commit_number: i64,
@@ -54,7 +54,7 @@ pub(crate) fn page(rows: Vec<SlowRow>) -> WaitingPage {
     page
 }
 
-fn record(row: SlowRow) -> Result<OutboxRecord> {
+pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
     let (id, attempts) = (row.id(), u32::try_from(row.attempts).unwrap_or(u32::MAX));
     let SlowRow { recorded_at, aggregate_type, aggregate_id, contents, body, .. } = row;
     let damaged = |detail: &str| match StreamName::new(format!("outbox message {}", row.row)) {

@@ -17,11 +17,13 @@ use crate::streams::StreamTables;
 
 mod acknowledge;
 mod append;
+mod check;
 mod commit;
 mod dead_letter;
 mod fence;
 mod global_order;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
 mod mapper;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Database, Transaction};
 
 use crate::envelope::{Envelope, MAX_LABEL_BYTES};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{MAX_INSTANCE_ID_BYTES, check_name};
 use crate::lock::ClientId;
 use crate::saga::SagaStream;
@@ -74,11 +75,7 @@ pub struct OutboxRecord {
 impl OutboxRecord {
     /// The partition that it is in; all records of one stream are in one.
     pub(crate) fn partition(&self) -> i64 {
-        if self.id.stream > 0 {
-            self.id.stream % OUTBOX_PARTITIONS
-        } else {
-            partition_of(&self.aggregate_type, &self.aggregate_id)
-        }
+        partition_of_row(self.id.stream, &self.aggregate_type, &self.aggregate_id)
     }
 
     /// Name of the message's type.
@@ -149,6 +146,11 @@ impl NewOutboxRecord {
     pub(crate) fn partition(&self) -> i64 {
         partition_of(&self.aggregate_type, &self.aggregate_id)
     }
+}
+
+/// As [`OutboxRecord::partition`].
+pub(crate) fn partition_of_row(stream: i64, aggregate_type: &str, aggregate_id: &str) -> i64 {
+    if stream > 0 { stream % OUTBOX_PARTITIONS } else { partition_of(aggregate_type, aggregate_id) }
 }
 
 fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {
@@ -334,10 +336,35 @@ impl fmt::Display for OutboxId {
     }
 }
 
+impl FromStr for OutboxId {
+    type Err = Error;
+
+    /// Reads what was printed.
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || Error::invalid("id of an outbox record", format!("{text:?} is not one"));
+        let parts: Result<Vec<i64>, _> = text.split(':').map(str::parse).collect();
+        match parts.map_err(|_| invalid())?.as_slice() {
+            &[recorded_at, stream, commit_number, index, row] => {
+                Ok(Self { recorded_at, stream, commit_number, index, row })
+            }
+            _ => Err(invalid()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::MessageKind;
+
+    #[test]
+    fn ids_are_read_as_they_are_printed() {
+        let id = OutboxId { recorded_at: -1, stream: 2, commit_number: 3, index: 0, row: i64::MAX };
+        assert_eq!(id.to_string().parse::<OutboxId>().expect("an id"), id);
+        for bad in ["", "1:2:3:4", "1:2:3:4:5:6", "1:2:3:4:x"] {
+            assert!(bad.parse::<OutboxId>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn headers_carry_identity_causes_type_and_time_and_keep_the_callers_own() {

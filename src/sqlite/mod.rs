@@ -17,12 +17,14 @@ use crate::streams::StreamTables;
 
 mod acknowledge;
 mod append;
+mod check;
 mod commit;
 mod commit_rows;
 mod dead_letter;
 mod global_order;
 mod group_commit;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
 mod mapper;

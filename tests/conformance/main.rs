@@ -35,6 +35,7 @@ use std::process::ExitCode;
 mod harness;
 
 mod bad_input;
+mod check;
 mod completion;
 mod consumer;
 mod damage;
@@ -56,6 +57,7 @@ mod fencing_races;
 mod global_order;
 mod group_commit;
 mod inbox;
+mod inspect;
 mod isolation;
 mod large_units;
 mod lease;
@@ -121,6 +123,7 @@ fn main() -> ExitCode {
     let mut suite = harness::Suite::new();
     for clauses in [
         bad_input::clauses,
+        check::clauses,
         completion::clauses,
         consumer::clauses,
         damage::clauses,
@@ -142,6 +145,7 @@ fn main() -> ExitCode {
         global_order::clauses,
         group_commit::clauses,
         inbox::clauses,
+        inspect::clauses,
         isolation::clauses,
         large_units::clauses,
         lease::clauses,

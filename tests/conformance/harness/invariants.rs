@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use sagastore::check::{FindingKind, check_data};
 use sagastore::{CommitNumber, Envelope, MessageId, MessageStore, Offset, OutboxRecord, OutboxRepository, StreamName};
 
 use super::{Subject, TestDb};
@@ -28,7 +29,17 @@ impl<DB: Subject> TestDb<DB> {
             return Ok(());
         }
         let sent = self.check_streams().await?;
+        self.check_data().await?;
         self.check_outbox(&sent, expected.relayed).await
+    }
+
+    /// The crate's own check finds nothing. Whether payloads are what they say is up to the clause.
+    async fn check_data(&self) -> anyhow::Result<()> {
+        let mut found = Vec::new();
+        check_data(self.pool(), &mut |finding| found.push(finding)).await?;
+        found.retain(|finding| finding.kind != FindingKind::UndecodablePayload);
+        ensure!(found.is_empty(), "the check found {found:?}");
+        Ok(())
     }
 
     /// The pool is full, and the server knows of no transaction or lock.
