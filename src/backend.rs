@@ -7,6 +7,7 @@ use crate::global_order::GloballyOrderedStore;
 use crate::inbox::InboxTables;
 use crate::outbox::{OutboxRepository, OutboxTables};
 use crate::snapshot::SnapshotRepository;
+use crate::timeout::TimeoutTables;
 
 /// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
 /// feature of its name. The caller's pool chooses.
@@ -18,6 +19,7 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
         + OutboxRepository<Self>
         + OutboxTables<Self>
         + InboxTables<Self>
+        + TimeoutTables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;

@@ -31,6 +31,7 @@ mod read;
 mod schema;
 mod server;
 mod snapshot;
+mod timeout;
 
 pub use pool::after_release;
 

@@ -62,6 +62,7 @@ impl Schema for MySql {
     async fn drop_all(pool: &Pool<MySql>) -> Result<()> {
         let dropped = sqlx::raw_sql(
             "DROP VIEW IF EXISTS saga_event;
+            DROP TABLE IF EXISTS saga_timeout;
             DROP TABLE IF EXISTS saga_inbox;
             DROP TABLE IF EXISTS saga_lease;
             DROP TABLE IF EXISTS saga_outbox_message;

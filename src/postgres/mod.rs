@@ -28,6 +28,7 @@ mod read;
 mod schema;
 pub mod session;
 mod snapshot;
+mod timeout;
 
 pub use notify::{NOTIFY_CHANNEL, NOTIFY_DEBOUNCE, OutboxNotifier};
 

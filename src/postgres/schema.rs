@@ -39,6 +39,7 @@ impl Schema for Postgres {
             "BEGIN;
             DROP VIEW IF EXISTS saga_event;
             DROP FUNCTION IF EXISTS saga_commit_events(text, bytea);
+            DROP TABLE IF EXISTS saga_timeout;
             DROP TABLE IF EXISTS saga_inbox;
             DROP TABLE IF EXISTS saga_lease;
             DROP TABLE IF EXISTS saga_outbox_message;

@@ -32,6 +32,7 @@ mod packed;
 mod read;
 mod schema;
 mod snapshot;
+mod timeout;
 
 pub use crate::commit_queue::{MAX_GROUP_BYTES, MAX_GROUP_CALLERS, MAX_GROUP_UNITS};
 
