@@ -32,6 +32,7 @@ mod schema;
 mod server;
 mod snapshot;
 mod timeout;
+mod timeout_due;
 
 pub use pool::after_release;
 

@@ -5,10 +5,10 @@ use serde_json::json;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
-use super::{MySqlStore, classify, text};
+use super::{MySqlStore, classify, text, timeout_due};
 use crate::error::Result;
 use crate::stream_name::StreamName;
-use crate::timeout::{CountRow, DueLook, NewTimeout, PendingTimeout, TimeoutRow, TimeoutStats, TimeoutTables, span};
+use crate::timeout::{CountRow, DueLook, NewTimeout, PendingTimeout, TimeoutRow, TimeoutStats, TimeoutTables};
 
 #[async_trait]
 impl TimeoutTables<MySql> for MySqlStore {
@@ -60,14 +60,14 @@ impl TimeoutTables<MySql> for MySqlStore {
     }
 
     async fn look_for_due(&self, conn: &mut MySqlConnection, partitions: i64) -> Result<DueLook> {
-        match look(conn, partitions).await {
+        match timeout_due::look(conn, partitions).await {
             Ok(look) => Ok(look),
             Err(error) => Err(classify("looking for timeouts that are due", error)),
         }
     }
 
     async fn move_due(&self, tx: &mut Transaction<'_, MySql>, partitions: i64, limit: u32) -> Result<u64> {
-        match move_due(tx, partitions, limit).await {
+        match timeout_due::move_due(tx, partitions, limit).await {
             Ok(moved) => Ok(moved),
             Err(error) => Err(classify("handing timeouts over to the outbox", error)),
         }
@@ -265,120 +265,4 @@ async fn count(conn: &mut MySqlConnection) -> sqlx::Result<CountRow> {
         first_due: row.try_get(2)?,
         now: row.try_get(3)?,
     })
-}
-
-async fn look(conn: &mut MySqlConnection, partitions: i64) -> sqlx::Result<DueLook> {
-    let row = sqlx::query(
-        "SELECT
-            (
-                SELECT due_at
-                FROM saga_timeout FORCE INDEX (saga_timeout_due)
-                WHERE due_at <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
-                    AND (? >> partition_no) & 1 = 1
-                ORDER BY due_at
-                LIMIT 1
-            ),
-            (
-                SELECT due_at
-                FROM saga_timeout FORCE INDEX (saga_timeout_due)
-                WHERE due_at > TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
-                ORDER BY due_at
-                LIMIT 1
-            ) - TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
-    )
-    .bind(partitions)
-    .fetch_one(conn)
-    .await?;
-    let (due, next): (Option<i64>, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(DueLook { any: due.is_some(), next: next.map(span) })
-}
-
-async fn move_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> sqlx::Result<u64> {
-    let due = select_due(conn, partitions, limit).await?;
-    if due.is_empty() {
-        return Ok(0);
-    }
-    let due = json!(due).to_string();
-    let moved = sqlx::query(
-        "INSERT INTO saga_outbox_message (
-            timeout_name,
-            partition_no,
-            recorded_at,
-            stream_id,
-            commit_no,
-            message_index,
-            available_at,
-            aggregate_type,
-            aggregate_id,
-            contents,
-            body
-        )
-        SELECT
-            t.name,
-            t.partition_no,
-            GREATEST(t.due_at, t.scheduled_at),
-            t.stream_id,
-            t.commit_no,
-            t.message_index,
-            0,
-            t.aggregate_type,
-            t.aggregate_id,
-            t.contents,
-            t.body
-        FROM JSON_TABLE(
-            ?,
-            '$[*]' COLUMNS (
-                stream_id BIGINT                             PATH '$[0]',
-                name      VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[1]'
-            )
-        ) AS k
-        STRAIGHT_JOIN saga_timeout AS t
-            ON t.stream_id = k.stream_id
-            AND t.name = CAST(k.name AS BINARY)",
-    )
-    .bind(&due)
-    .execute(&mut *conn)
-    .await?;
-    sqlx::query(
-        "DELETE t
-        FROM JSON_TABLE(
-            ?,
-            '$[*]' COLUMNS (
-                stream_id BIGINT                             PATH '$[0]',
-                name      VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[1]'
-            )
-        ) AS k
-        STRAIGHT_JOIN saga_timeout AS t
-            ON t.stream_id = k.stream_id
-            AND t.name = CAST(k.name AS BINARY)",
-    )
-    .bind(&due)
-    .execute(conn)
-    .await?;
-    Ok(moved.rows_affected())
-}
-
-/// Locks what is to be moved.
-async fn select_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> sqlx::Result<Vec<(i64, String)>> {
-    sqlx::query(
-        "SELECT
-            stream_id,
-            name
-        FROM saga_timeout FORCE INDEX (saga_timeout_due)
-        WHERE due_at <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
-            AND (? >> partition_no) & 1 = 1
-        ORDER BY
-            due_at,
-            partition_no,
-            stream_id,
-            commit_no,
-            message_index
-        LIMIT ?
-        FOR UPDATE SKIP LOCKED",
-    )
-    .bind(partitions)
-    .bind(limit)
-    .try_map(|row: MySqlRow| Ok((row.try_get(0)?, text(row.try_get(1)?)?)))
-    .fetch_all(conn)
-    .await
 }

@@ -129,10 +129,8 @@ impl<DB: Database> Persister<DB> {
         } else {
             TimeoutPlan::AsAsked
         };
-        let unchanged = encoded.message_count == 0
-            && recorder.inbound().is_none()
-            && !completes
-            && timeouts == TimeoutPlan::None;
+        let unchanged =
+            encoded.message_count == 0 && recorder.inbound().is_none() && !completes && timeouts == TimeoutPlan::None;
         let snapshot = if unchanged || completed || encoded.event_count == 0 { None } else { self.due_snapshot(unit)? };
         Ok(Prepared { encoded, snapshot, completed, timeouts, unchanged })
     }

@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Postgres, Row, Transaction};
 
-use super::{PostgresStore, classify};
+use super::{PostgresStore, classify, timeout_due};
 use crate::error::Result;
 use crate::stream_name::StreamName;
-use crate::timeout::{CountRow, DueLook, NewTimeout, PendingTimeout, TimeoutRow, TimeoutStats, TimeoutTables, span};
+use crate::timeout::{CountRow, DueLook, NewTimeout, PendingTimeout, TimeoutRow, TimeoutStats, TimeoutTables};
 
 #[async_trait]
 impl TimeoutTables<Postgres> for PostgresStore {
@@ -58,14 +58,14 @@ impl TimeoutTables<Postgres> for PostgresStore {
     }
 
     async fn look_for_due(&self, conn: &mut PgConnection, partitions: i64) -> Result<DueLook> {
-        match look(conn, partitions).await {
+        match timeout_due::look(conn, partitions).await {
             Ok(look) => Ok(look),
             Err(error) => Err(classify("looking for timeouts that are due", error)),
         }
     }
 
     async fn move_due(&self, tx: &mut Transaction<'_, Postgres>, partitions: i64, limit: u32) -> Result<u64> {
-        match move_due(tx, partitions, limit).await {
+        match timeout_due::move_due(tx, partitions, limit).await {
             Ok(moved) => Ok(moved),
             Err(error) => Err(classify("handing timeouts over to the outbox", error)),
         }
@@ -220,7 +220,7 @@ async fn select(
 async fn count(conn: &mut PgConnection) -> sqlx::Result<CountRow> {
     let row = sqlx::query(
         "SELECT
-            COUNT(*),
+            COUNT(t.due_at),
             COUNT(*) FILTER (WHERE t.due_at <= clock.now),
             MIN(t.due_at),
             MIN(clock.now)
@@ -238,105 +238,4 @@ async fn count(conn: &mut PgConnection) -> sqlx::Result<CountRow> {
         first_due: row.try_get(2)?,
         now: row.try_get(3)?,
     })
-}
-
-/// The clock is asked by a subselect: compared with it as it stands, the index would be read to its end.
-async fn look(conn: &mut PgConnection, partitions: i64) -> sqlx::Result<DueLook> {
-    let row = sqlx::query(
-        "WITH clock AS MATERIALIZED (
-            SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS now
-        )
-        SELECT
-            (
-                SELECT due_at
-                FROM saga_timeout
-                WHERE due_at <= (SELECT now FROM clock)
-                    -- A bare comparison is taken to be rarely true.
-                    AND CASE WHEN ($1 >> partition_no::integer) & 1 = 1 THEN TRUE ELSE FALSE END
-                ORDER BY due_at
-                LIMIT 1
-            ),
-            (
-                SELECT due_at
-                FROM saga_timeout
-                WHERE due_at > (SELECT now FROM clock)
-                ORDER BY due_at
-                LIMIT 1
-            ) - (SELECT now FROM clock)",
-    )
-    .bind(partitions)
-    .fetch_one(conn)
-    .await?;
-    let (due, next): (Option<i64>, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(DueLook { any: due.is_some(), next: next.map(span) })
-}
-
-async fn move_due(conn: &mut PgConnection, partitions: i64, limit: u32) -> sqlx::Result<u64> {
-    let moved = sqlx::query(
-        "WITH due AS MATERIALIZED (
-            SELECT
-                stream_id,
-                name
-            FROM saga_timeout
-            WHERE due_at <= (SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
-                AND CASE WHEN ($1 >> partition_no::integer) & 1 = 1 THEN TRUE ELSE FALSE END -- as above
-            ORDER BY
-                due_at,
-                partition_no,
-                stream_id,
-                commit_no,
-                message_index
-            LIMIT $2
-            FOR UPDATE SKIP LOCKED
-        ),
-        moved AS (
-            DELETE FROM saga_timeout AS t
-            USING due
-            WHERE t.stream_id = due.stream_id
-                AND t.name = due.name
-            RETURNING
-                t.name,
-                t.partition_no,
-                t.due_at,
-                t.scheduled_at,
-                t.stream_id,
-                t.commit_no,
-                t.message_index,
-                t.aggregate_type,
-                t.aggregate_id,
-                t.contents,
-                t.body
-        )
-        INSERT INTO saga_outbox_message (
-            timeout_name,
-            partition_no,
-            recorded_at,
-            stream_id,
-            commit_no,
-            message_index,
-            available_at,
-            aggregate_type,
-            aggregate_id,
-            contents,
-            body
-        )
-        SELECT
-            name,
-            partition_no,
-            GREATEST(due_at, scheduled_at),
-            stream_id,
-            commit_no,
-            message_index,
-            0,
-            aggregate_type,
-            aggregate_id,
-            contents,
-            body
-        FROM moved",
-    )
-    .bind(partitions)
-    .bind(i64::from(limit))
-    .execute(conn)
-    .await?;
-    Ok(moved.rows_affected())
 }

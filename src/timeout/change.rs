@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn the_last_change_of_a_name_counts() {
-        let changes = [schedule("a", 1), schedule("b", 1), cancel("a"), schedule("b", 2), cancel("c"), schedule("c", 1)];
+        let changes =
+            [schedule("a", 1), schedule("b", 1), cancel("a"), schedule("b", 2), cancel("c"), schedule("c", 1)];
         let found = outcome(&changes);
         assert!(!found.cancels_all);
         assert_eq!(places(&found), [("a", None), ("b", Some(3)), ("c", Some(5))]);
