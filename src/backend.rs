@@ -11,6 +11,7 @@ use crate::inspect::tables::InspectTables;
 use crate::mapper::MapperTables;
 use crate::outbox::{OutboxRepository, OutboxTables};
 use crate::snapshot::SnapshotRepository;
+use crate::timeout::TimeoutTables;
 
 /// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
 /// feature of its name. The caller's pool chooses.
@@ -26,6 +27,7 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
         + ParkingTables<Self>
         + InspectTables<Self>
         + CheckTables<Self>
+        + TimeoutTables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;

@@ -92,7 +92,8 @@ pub use snapshot::{
 };
 pub use stream_name::{MAX_PERSISTENCE_KEY_BYTES, MAX_STREAM_NAME_BYTES, StreamName};
 pub use timeout::{
-    Due, MAX_TIMEOUT_CHANGES, MAX_TIMEOUT_NAME_BYTES, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA, TimeoutChange,
+    Due, MAX_TIMEOUT_CHANGES, MAX_TIMEOUT_NAME_BYTES, PendingTimeout, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA,
+    TimeoutChange, TimeoutStats,
 };
 pub use timestamp::Timestamp;
 pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};

@@ -35,6 +35,8 @@ mod read;
 mod schema;
 mod server;
 mod snapshot;
+mod timeout;
+mod timeout_due;
 
 pub use pool::after_release;
 

@@ -64,6 +64,7 @@ impl Schema for MySql {
             "DROP VIEW IF EXISTS saga_event;
             DROP TABLE IF EXISTS saga_parked_message;
             DROP TABLE IF EXISTS saga_correlation_key;
+            DROP TABLE IF EXISTS saga_timeout;
             DROP TABLE IF EXISTS saga_inbox;
             DROP TABLE IF EXISTS saga_lease;
             DROP TABLE IF EXISTS saga_outbox_message;

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::ids::{MAX_INSTANCE_ID_BYTES, check_name};
 use crate::lock::ClientId;
 use crate::saga::SagaStream;
+use crate::timeout::TIMEOUT_INDEX_BASE;
 use crate::timestamp::Timestamp;
 
 mod dead_letter;
@@ -53,6 +54,11 @@ impl OutboxId {
     /// Before every record.
     pub(crate) const START: Self =
         Self { recorded_at: i64::MIN, stream: i64::MIN, commit_number: i64::MIN, index: i64::MIN, row: i64::MIN };
+
+    /// It is of a message that a commit holds, or held; no row of its own, and no timeout.
+    pub(crate) fn is_of_commit(&self) -> bool {
+        self.row == 0 && self.index < TIMEOUT_INDEX_BASE
+    }
 }
 
 /// A record in the outbox.

@@ -32,6 +32,8 @@ mod read;
 mod schema;
 pub mod session;
 mod snapshot;
+mod timeout;
+mod timeout_due;
 
 pub use notify::{NOTIFY_CHANNEL, NOTIFY_DEBOUNCE, OutboxNotifier};
 

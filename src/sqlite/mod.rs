@@ -36,6 +36,8 @@ mod parking;
 mod read;
 mod schema;
 mod snapshot;
+mod timeout;
+mod timeout_due;
 
 pub use crate::commit_queue::{MAX_GROUP_BYTES, MAX_GROUP_CALLERS, MAX_GROUP_UNITS};
 

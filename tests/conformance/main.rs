@@ -15,8 +15,8 @@
 //! and `Counter` and the builders of envelopes are in [`harness::sample`].
 //!
 //! After every clause the harness checks: no connection is missing from the pool, no transaction
-//! or lock is left on the server, every stream is dense and readable, and every message of every saga
-//! is in the outbox exactly once. A clause that breaks rows on purpose says
+//! or lock is left on the server, every stream is dense and readable, every message of every saga
+//! is in the outbox exactly once, and no timeout is without its commit or in two places. A clause that breaks rows on purpose says
 //! [`will_damage`](harness::TestDb::will_damage), one that acknowledges messages, or sends them
 //! by itself, [`will_relay`](harness::TestDb::will_relay).
 //!
@@ -112,6 +112,11 @@ mod snapshot;
 mod snapshot_due;
 mod snapshot_faults;
 mod subscriptions;
+mod timeouts;
+mod timeouts_changed;
+mod timeouts_in_groups;
+mod timeouts_relayed;
+mod timeouts_unsupported;
 mod transactions;
 mod unit_of_work;
 
@@ -200,6 +205,11 @@ fn main() -> ExitCode {
         snapshot_due::clauses,
         snapshot_faults::clauses,
         subscriptions::clauses,
+        timeouts::clauses,
+        timeouts_changed::clauses,
+        timeouts_in_groups::clauses,
+        timeouts_relayed::clauses,
+        timeouts_unsupported::clauses,
         transactions::clauses,
         unit_of_work::clauses,
     ] {

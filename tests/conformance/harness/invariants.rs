@@ -28,6 +28,7 @@ impl<DB: Subject> TestDb<DB> {
         if expected.damaged {
             return Ok(());
         }
+        self.check_timeouts().await?;
         let sent = self.check_streams().await?;
         self.check_data().await?;
         self.check_outbox(&sent, expected.relayed).await
