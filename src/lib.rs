@@ -51,6 +51,7 @@ pub mod mysql;
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod verify_replay;
 
 pub use backend::Backend;
 #[cfg(feature = "json")]

@@ -110,18 +110,18 @@ pub(super) fn as_handled(stream: &StreamName, message_id: MessageId, commit: &St
 }
 
 /// Folds commits into an instance.
-struct Replay<'s, S: Saga> {
+pub(super) struct Replay<'s, S: Saga> {
     saga: &'s S,
     codecs: Codecs,
     stream: StreamName,
-    instance: Instance<S::Data>,
-    head: Head,
-    report: LoadReport,
+    pub(super) instance: Instance<S::Data>,
+    pub(super) head: Head,
+    pub(super) report: LoadReport,
     texts: Texts,
 }
 
 impl<'s, S: Saga> Replay<'s, S> {
-    fn new(saga: &'s S, codecs: Codecs, stream: &SagaStream, found: &Loaded) -> Self {
+    pub(super) fn new(saga: &'s S, codecs: Codecs, stream: &SagaStream, found: &Loaded) -> Self {
         Self {
             saga,
             codecs,
@@ -154,20 +154,22 @@ impl<'s, S: Saga> Replay<'s, S> {
     }
 
     fn apply(&mut self, page: &CommitPage) -> Result<()> {
-        for commit in &page.commits {
-            self.check_follows(commit)?;
-            let Self { saga, codecs, stream, instance, texts, .. } = self;
-            commit.decode_sharing(stream, texts, &mut |offset, envelope| {
-                let Some(offset) = offset else { return Ok(()) };
-                let event = decode_event::<S::Event>(codecs, stream, offset, &envelope)?;
-                saga.apply_event(&mut instance.data, &event, &envelope);
-                Ok(())
-            })?;
-            self.head = Head::after(self.head.key, commit)?;
-            self.instance.revision = self.head.next_offset.as_revision();
-            self.report.replayed_commits += 1;
-            self.report.replayed_events += u64::from(commit.event_count);
-        }
+        page.commits.iter().try_for_each(|commit| self.apply_commit(commit))
+    }
+
+    pub(super) fn apply_commit(&mut self, commit: &StoredCommit) -> Result<()> {
+        self.check_follows(commit)?;
+        let Self { saga, codecs, stream, instance, texts, .. } = self;
+        commit.decode_sharing(stream, texts, &mut |offset, envelope| {
+            let Some(offset) = offset else { return Ok(()) };
+            let event = decode_event::<S::Event>(codecs, stream, offset, &envelope)?;
+            saga.apply_event(&mut instance.data, &event, &envelope);
+            Ok(())
+        })?;
+        self.head = Head::after(self.head.key, commit)?;
+        self.instance.revision = self.head.next_offset.as_revision();
+        self.report.replayed_commits += 1;
+        self.report.replayed_events += u64::from(commit.event_count);
         Ok(())
     }
 

@@ -24,10 +24,12 @@ mod attempt;
 mod execute;
 mod group;
 mod load;
+mod replay;
 mod save;
 
 pub use attempt::{Attempt, Finished};
 pub use execute::Executed;
+pub(crate) use replay::Checkpoint;
 
 /// Loads a saga instance by replaying its events, from the newest snapshot on, and saves what one
 /// unit of work did: events, commands, the handled message and a snapshot, all or nothing.

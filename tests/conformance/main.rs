@@ -56,6 +56,7 @@ mod fencing_isolation;
 mod fencing_races;
 mod global_order;
 mod group_commit;
+mod handlers;
 mod inbox;
 mod inspect;
 mod isolation;
@@ -119,6 +120,7 @@ mod timeouts_relayed;
 mod timeouts_unsupported;
 mod transactions;
 mod unit_of_work;
+mod verify_replay;
 
 fn main() -> ExitCode {
     if let Some(played) = harness::play_lease_client() {
@@ -149,6 +151,7 @@ fn main() -> ExitCode {
         fencing_races::clauses,
         global_order::clauses,
         group_commit::clauses,
+        handlers::clauses,
         inbox::clauses,
         inspect::clauses,
         isolation::clauses,
@@ -212,6 +215,7 @@ fn main() -> ExitCode {
         timeouts_unsupported::clauses,
         transactions::clauses,
         unit_of_work::clauses,
+        verify_replay::clauses,
     ] {
         clauses(&mut suite);
     }
