@@ -49,6 +49,8 @@ pub mod mysql;
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "export")]
+pub mod transfer;
 
 pub use backend::Backend;
 #[cfg(feature = "json")]
