@@ -28,9 +28,23 @@ pub trait Backend: Database<Connection: Migrate> + schema::Schema {
         + InspectTables<Self>
         + CheckTables<Self>
         + TimeoutTables<Self>
+        + transfer::Tables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;
+}
+
+/// What a store needs for streams from elsewhere, if that is built in.
+mod transfer {
+    #[cfg(feature = "export")]
+    pub(super) use crate::transfer::tables::ImportTables as Tables;
+
+    /// Nothing.
+    #[cfg(not(feature = "export"))]
+    pub trait Tables<DB> {}
+
+    #[cfg(not(feature = "export"))]
+    impl<DB, T> Tables<DB> for T {}
 }
 
 /// Kept from the public: it may change with every release.

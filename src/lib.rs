@@ -51,6 +51,8 @@ pub mod mysql;
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "export")]
+pub mod transfer;
 pub mod verify_replay;
 
 pub use backend::Backend;

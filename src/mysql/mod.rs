@@ -22,6 +22,8 @@ mod commit;
 mod dead_letter;
 mod fence;
 mod global_order;
+#[cfg(feature = "export")]
+mod import;
 mod inbox;
 mod inspect;
 mod lease;

@@ -19,6 +19,8 @@ mod commit;
 mod dead_letter;
 mod epoch;
 mod global_order;
+#[cfg(feature = "export")]
+mod import;
 mod inbox;
 mod inspect;
 mod lease;

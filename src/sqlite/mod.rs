@@ -23,6 +23,8 @@ mod commit_rows;
 mod dead_letter;
 mod global_order;
 mod group_commit;
+#[cfg(feature = "export")]
+mod import;
 mod inbox;
 mod inspect;
 mod lease;

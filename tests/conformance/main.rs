@@ -50,6 +50,8 @@ mod dispatcher_stop;
 mod event_logs;
 mod event_stream;
 mod execute;
+#[cfg(feature = "export")]
+mod export;
 mod failures;
 mod fencing;
 mod fencing_isolation;
@@ -145,6 +147,8 @@ fn main() -> ExitCode {
         event_logs::clauses,
         event_stream::clauses,
         execute::clauses,
+        #[cfg(feature = "export")]
+        export::clauses,
         failures::clauses,
         fencing::clauses,
         fencing_isolation::clauses,

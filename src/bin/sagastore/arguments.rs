@@ -1,5 +1,7 @@
 //! What can be asked for.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 /// Looks into the database of sagastore, checks it, and takes streams from one to another.
@@ -32,6 +34,18 @@ pub(crate) enum Verb {
     Outbox {
         #[command(subcommand)]
         verb: Option<OutboxVerb>,
+    },
+    /// Writes all streams to a file of JSON lines, or goes on where an earlier run stopped
+    Export {
+        /// The file; one that is there already must be an export of the same database
+        file: PathBuf,
+    },
+    /// Reads an export into the database; what is there already is compared and passed over
+    Import(Import),
+    /// Verifies an export without a database: checksums, dense streams, payloads that decode
+    VerifyReplay {
+        /// The file
+        file: PathBuf,
     },
     /// Lists locks: leases that are held, and such as are free again
     Locks,
@@ -66,6 +80,15 @@ pub(crate) struct Show {
     /// Also shows payloads and the values of metadata
     #[arg(long)]
     pub(crate) payloads: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// Also puts all messages of sagas into the outbox, to be delivered from here
+    #[arg(long)]
+    pub(crate) deliver: bool,
 }
 
 #[derive(Debug, Subcommand)]

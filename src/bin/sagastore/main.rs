@@ -5,15 +5,19 @@ mod check;
 mod confirm;
 mod connect;
 mod dead_letters;
+mod export;
+mod import;
 mod instances;
 mod locks;
 mod migrate;
 mod outbox;
 mod output;
 mod payload;
+mod progress;
 mod secrets;
 mod show;
 mod verdict;
+mod verify_replay;
 
 use std::process::ExitCode;
 
@@ -63,6 +67,9 @@ async fn run(arguments: Arguments) -> Outcome {
             let access = if verb.writes() { Access::Write } else { Access::Read };
             dead_letters::run(&connect::to(url, access).await?, &verb, &mut output).await
         }
+        Verb::Export { file } => export::run(&connect::to(url, Access::Read).await?, &file, &mut output).await,
+        Verb::Import(wanted) => import::run(&connect::to(url, Access::Write).await?, &wanted, &mut output).await,
+        Verb::VerifyReplay { file } => verify_replay::run(&file, &mut output),
         Verb::Locks => locks::run(&connect::to(url, Access::Read).await?, &mut output).await,
     }
 }

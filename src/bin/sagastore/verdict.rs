@@ -43,6 +43,12 @@ impl From<sagastore::Error> for Failure {
     }
 }
 
+impl From<sagastore::transfer::TransferError> for Failure {
+    fn from(error: sagastore::transfer::TransferError) -> Self {
+        Self::failed(error)
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(fault: std::io::Error) -> Self {
         match fault.kind() {
