@@ -2,8 +2,8 @@
 //!
 //! It has two lanes. A unit of work's messages wait in its own commit row, found by a thin mark
 //! that costs the commit next to nothing. Rows of their own are used for records that are saved
-//! without a saga, for records that are due later, and for what is left of a commit once some of its
-//! messages were acknowledged. Reading merges the two.
+//! without a saga, for records that are due later, for timeouts that are due, and for what is left of a commit once some
+//! of its messages were acknowledged. Reading merges the two.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -130,7 +130,8 @@ pub struct NewOutboxRecord {
     pub aggregate_id: String,
     /// The message.
     pub envelope: Envelope,
-    /// Not to be delivered before, by the database's clock; at once if `None`.
+    /// Not to be delivered before, by the database's clock; at once if `None`. All records that wait for their time are passed
+    /// over at each look at the outbox; [timeouts](crate::UnitOfWork::schedule) are not.
     pub due_at: Option<Timestamp>,
 }
 
