@@ -170,7 +170,7 @@ fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
-    /// Messages that wait for delivery, also those that are due later.
+    /// Messages that wait for delivery, also records that are due later; of timeouts only those that are due.
     pub pending: u64,
     /// When the oldest of them was recorded.
     pub oldest: Option<Timestamp>,
