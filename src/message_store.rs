@@ -131,7 +131,7 @@ pub trait MessageStore<DB: Database>: Send + Sync {
         Err(keeps_no_timeouts("listing timeouts"))
     }
 
-    /// How many timeouts wait, and whether some are overdue. Counts them all: not for every second.
+    /// How many timeouts wait, and whether some are overdue. Counts them all: not for every second where there are many.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the store keeps no timeouts, as by default; the database's.

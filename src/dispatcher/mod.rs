@@ -8,6 +8,9 @@
 //!                            └──acknowledge─────┘
 //! ```
 //!
+//! [Timeouts](crate::UnitOfWork::schedule) come to the outbox when they are due: before each look for messages a dispatcher
+//! moves those of its partitions there, a batch at a time, and while it is idle it sleeps no longer than until the next one.
+//!
 //! The outbox is divided into [`OUTBOX_PARTITIONS`](crate::OUTBOX_PARTITIONS) partitions by stream. Each dispatcher
 //! [subscribes](crate::OutboxRepository::subscribe_dispatcher), and takes an equal share of the partitions, each under
 //! a [lease](crate::lock::lease). Whatever it acknowledges, postpones or declares dead it does in a transaction that is

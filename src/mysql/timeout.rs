@@ -247,15 +247,13 @@ async fn select(
 async fn count(conn: &mut MySqlConnection) -> sqlx::Result<CountRow> {
     let row = sqlx::query(
         "SELECT
-            COUNT(t.due_at),
-            CAST(COALESCE(SUM(t.due_at <= clock.now), 0) AS SIGNED),
-            MIN(t.due_at),
-            MIN(clock.now)
+            (SELECT COUNT(*) FROM saga_timeout),
+            (SELECT COUNT(*) FROM saga_timeout WHERE due_at <= clock.now),
+            (SELECT MIN(due_at) FROM saga_timeout),
+            clock.now
         FROM (
             SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS now
-        ) AS clock
-        LEFT JOIN saga_timeout AS t
-            ON TRUE",
+        ) AS clock",
     )
     .fetch_one(conn)
     .await?;

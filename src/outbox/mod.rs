@@ -2,8 +2,8 @@
 //!
 //! It has two lanes. A unit of work's messages wait in its own commit row, found by a thin mark
 //! that costs the commit next to nothing. Rows of their own are used for records that are saved
-//! without a saga, for records that are due later, and for what is left of a commit once some of its
-//! messages were acknowledged. Reading merges the two.
+//! without a saga, for records that are due later, for timeouts that are due, and for what is left of a commit once some
+//! of its messages were acknowledged. Reading merges the two.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -127,7 +127,8 @@ pub struct NewOutboxRecord {
     pub aggregate_id: String,
     /// The message.
     pub envelope: Envelope,
-    /// Not to be delivered before, by the database's clock; at once if `None`.
+    /// Not to be delivered before, by the database's clock; at once if `None`. All records that wait for their time are passed
+    /// over at each look at the outbox; [timeouts](crate::UnitOfWork::schedule) are not.
     pub due_at: Option<Timestamp>,
 }
 
@@ -171,7 +172,7 @@ fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
-    /// Messages that wait for delivery, also those that are due later.
+    /// Messages that wait for delivery, also records that are due later; of timeouts only those that are due.
     pub pending: u64,
     /// When the oldest of them was recorded.
     pub oldest: Option<Timestamp>,

@@ -220,15 +220,13 @@ async fn select(
 async fn count(conn: &mut PgConnection) -> sqlx::Result<CountRow> {
     let row = sqlx::query(
         "SELECT
-            COUNT(t.due_at),
-            COUNT(*) FILTER (WHERE t.due_at <= clock.now),
-            MIN(t.due_at),
-            MIN(clock.now)
+            (SELECT COUNT(*) FROM saga_timeout),
+            (SELECT COUNT(*) FROM saga_timeout WHERE due_at <= clock.now),
+            (SELECT MIN(due_at) FROM saga_timeout),
+            clock.now
         FROM (
             SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS now
-        ) AS clock
-        LEFT JOIN saga_timeout AS t
-            ON TRUE",
+        ) AS clock",
     )
     .fetch_one(conn)
     .await?;

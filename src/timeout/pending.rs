@@ -27,8 +27,8 @@ pub struct PendingTimeout {
 pub struct TimeoutStats {
     /// All that wait.
     pub pending: u64,
-    /// Those of them that are due. It does not stay above zero for longer than a dispatcher's poll interval if dispatchers
-    /// run and keep up.
+    /// Those of them that are due. It does not stay above zero for longer than a dispatcher's poll interval if
+    /// dispatchers run and keep up.
     pub overdue: u64,
     /// When the first of all is or was due.
     pub first_due: Option<Timestamp>,

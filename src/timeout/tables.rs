@@ -25,8 +25,8 @@ pub struct NewTimeout<'a> {
 }
 
 impl NewTimeout<'_> {
-    /// The time at which it is due as two parameters, of which one is null: a time, and how long from now. What comes after
-    /// the end of the range is never due.
+    /// The time at which it is due as two parameters, of which one is null: a time, and how long from now. What comes
+    /// after the end of the range is never due.
     pub fn due_parts(&self) -> (Option<i64>, Option<i64>) {
         match self.due {
             Due::At(at) => (Some(at.as_micros()), None),
@@ -50,8 +50,8 @@ pub trait TimeoutTables<DB: Database>: Send + Sync {
     /// Stores one in place of none; false if its commit is not there.
     async fn insert_timeout(&self, tx: &mut Transaction<'_, DB>, new: &NewTimeout<'_>) -> Result<bool>;
 
-    /// Deletes the timeouts of these names, pending ones before those in the outbox: whoever moves one meanwhile has done
-    /// so when the outbox is looked at.
+    /// Deletes the timeouts of these names, pending ones before those in the outbox: whoever moves one meanwhile has
+    /// done so when the outbox is looked at.
     async fn delete_timeouts(&self, tx: &mut Transaction<'_, DB>, stream: &StreamName, names: &[&str]) -> Result<()>;
 
     /// Deletes all timeouts of a stream, in the same order.
@@ -71,7 +71,7 @@ pub trait TimeoutTables<DB: Database>: Send + Sync {
     /// Looks whether something is due, at the cost of an entry of the index or two, however much is pending.
     async fn look_for_due(&self, conn: &mut DB::Connection, partitions: i64) -> Result<DueLook>;
 
-    /// Moves at most `limit` of what is due to the outbox, the longest due first; says how many. Passes by what another is
-    /// moving or deleting.
+    /// Moves at most `limit` of what is due to the outbox, the longest due first; says how many. Passes by what another
+    /// is moving or deleting.
     async fn move_due(&self, tx: &mut Transaction<'_, DB>, partitions: i64, limit: u32) -> Result<u64>;
 }

@@ -160,7 +160,9 @@ async fn calls_that_are_dropped_at_any_step_leave_unit_and_timeout_or_neither<DB
     }
     ensure!(cuts > 10, "only {cuts} calls could be dropped");
     let lone = "SELECT COUNT(*) FROM saga_commit AS c
-        WHERE NOT EXISTS (SELECT 1 FROM saga_timeout AS t WHERE t.stream_id = c.stream_id AND t.commit_no = c.commit_no)";
+        WHERE NOT EXISTS (
+            SELECT 1 FROM saga_timeout AS t WHERE t.stream_id = c.stream_id AND t.commit_no = c.commit_no
+        )";
     assert_eq!(db.count(lone).await?, 0, "units of work without their timeouts");
     assert_eq!(
         db.count("SELECT COUNT(*) FROM saga_timeout").await?,
