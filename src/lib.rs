@@ -30,6 +30,7 @@ mod row;
 mod saga;
 mod slow_lane;
 mod snapshot;
+mod source;
 mod stream_name;
 mod streams;
 mod timeout;
@@ -47,6 +48,8 @@ pub mod mysql;
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use backend::Backend;
 #[cfg(feature = "json")]

@@ -109,18 +109,18 @@ pub(super) fn as_handled(stream: &StreamName, message_id: MessageId, commit: &St
 }
 
 /// Folds commits into an instance.
-struct Replay<'s, S: Saga> {
+pub(crate) struct Replay<'s, S: Saga> {
     saga: &'s S,
     codecs: Codecs,
     stream: StreamName,
-    instance: Instance<S::Data>,
-    head: Head,
+    pub(crate) instance: Instance<S::Data>,
+    pub(crate) head: Head,
     report: LoadReport,
     texts: Texts,
 }
 
 impl<'s, S: Saga> Replay<'s, S> {
-    fn new(saga: &'s S, codecs: Codecs, stream: &SagaStream, found: &Loaded) -> Self {
+    pub(crate) fn new(saga: &'s S, codecs: Codecs, stream: &SagaStream, found: &Loaded) -> Self {
         Self {
             saga,
             codecs,
@@ -152,7 +152,7 @@ impl<'s, S: Saga> Replay<'s, S> {
         Ok(())
     }
 
-    fn apply(&mut self, page: &CommitPage) -> Result<()> {
+    pub(crate) fn apply(&mut self, page: &CommitPage) -> Result<()> {
         for commit in &page.commits {
             self.check_follows(commit)?;
             let Self { saga, codecs, stream, instance, texts, .. } = self;
