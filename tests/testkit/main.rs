@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
+mod broken;
 mod databases;
+mod faults;
 mod order;
 mod saga;
 mod saga_replay;

@@ -59,7 +59,7 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
             panic!("a given event cannot be stored: {error}");
         }
         let complete = |replay: crate::persister::load::Replay<'_, S>| self.saga.is_complete(&replay.instance.data);
-        if self.history.replay(&self.saga, &self.codecs).is_ok_and(complete) {
+        if self.history.replay(&self.saga, &self.codecs, None).is_ok_and(complete) {
             self.history.complete_last();
         }
         self

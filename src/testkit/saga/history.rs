@@ -7,11 +7,17 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::{CommitPage, Head, Loaded, StreamRow};
 use crate::persister::load::Replay;
-use crate::saga::{Saga, SagaStream};
+use crate::saga::{Instance, Saga, SagaStream};
 use crate::timestamp::Timestamp;
 
 /// The key that the stream would have in a database.
 const KEY: i64 = 1;
+
+/// An instance as it was replayed.
+pub(super) struct Folded<D> {
+    pub(super) instance: Instance<D>,
+    pub(super) head: Head,
+}
 
 /// The commits of one instance.
 #[derive(Debug)]
@@ -60,12 +66,23 @@ impl History {
         Ok(())
     }
 
-    /// Replays it all, by the code by which a persister does.
-    pub(super) fn replay<'s, S: Saga>(&self, saga: &'s S, codecs: &Codecs) -> Result<Replay<'s, S>> {
+    /// Replays it all, or what came after it was folded, by the code by which a persister does.
+    pub(super) fn replay<'s, S: Saga>(
+        &self,
+        saga: &'s S,
+        codecs: &Codecs,
+        folded: Option<&Folded<S::Data>>,
+    ) -> Result<Replay<'s, S>> {
         let row = StreamRow { key: KEY, persistence_key: Some(self.stream.persistence_key.clone()) };
         let found = Loaded { stream: Some(row), ..Loaded::default() };
         let mut replay = Replay::new(saga, codecs.clone(), &self.stream, &found);
-        replay.apply(&CommitPage { commits: self.commits.clone(), more: false })?;
+        let mut known = 0;
+        if let Some(folded) = folded {
+            (replay.instance, replay.head) = (folded.instance.clone(), folded.head);
+            known = usize::try_from(folded.head.commit_number.get()).unwrap_or(usize::MAX);
+        }
+        let commits = self.commits.iter().skip(known).cloned().collect();
+        replay.apply(&CommitPage { commits, more: false })?;
         Ok(replay)
     }
 

@@ -27,7 +27,7 @@ pub use expected::{ExpectedCommand, ExpectedTimeout};
 pub use given::stored_json;
 pub use when::MAX_DELIVERIES;
 
-use history::History;
+use history::{Folded, History};
 use pending::PendingTimeouts;
 use step::{Outcome, Step};
 
@@ -56,6 +56,8 @@ pub struct SagaTest<S: Saga> {
     history: History,
     pending: PendingTimeouts,
     step: Option<Step>,
+    /// While the clock is advanced: what need not be replayed for every timeout.
+    folded: Option<Folded<S::Data>>,
 }
 
 impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
@@ -73,7 +75,7 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
         let stream = stream_of(&saga, &id);
         let source = Arc::new(ManualSource::new(TEST_START));
         let (limits, history, pending) = (Limits::default(), History::new(stream), PendingTimeouts::default());
-        Self { saga, codecs, limits, snapshots: true, source, history, pending, step: None }
+        Self { saga, codecs, limits, snapshots: true, source, history, pending, step: None, folded: None }
     }
 
     /// Names the instance; `"1"` by default. Call it first.
@@ -129,7 +131,7 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
 
     #[track_caller]
     fn replayed(&self) -> (S::Data, Revision) {
-        match self.history.replay(&self.saga, &self.codecs) {
+        match self.history.replay(&self.saga, &self.codecs, None) {
             Ok(replay) => (replay.instance.data, replay.instance.revision),
             Err(error) => panic!("the instance cannot be loaded: {error}"),
         }

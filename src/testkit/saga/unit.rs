@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use super::SagaTest;
 use super::diff::diff_debug;
+use super::history::Folded;
 use super::step::{Outcome, Step};
 use crate::codec;
 use crate::envelope::Inbound;
@@ -29,7 +30,8 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
     {
         match self.try_run(inbound, decide) {
             Ok(Done { step, data }) => {
-                self.check_replay(&data);
+                let folded = self.check_replay(&data);
+                self.folded = self.folded.take().map(|_| folded);
                 self.check_snapshot(&data);
                 step
             }
@@ -41,7 +43,7 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
     where
         F: FnOnce(&mut UnitOfWork<'_, S>) -> Result<(), Cause>,
     {
-        let replay = self.history.replay(&self.saga, &self.codecs)?;
+        let replay = self.history.replay(&self.saga, &self.codecs, self.folded.as_ref())?;
         let recorder = Recorder::with_codecs(Outbox, self.codecs.clone(), self.limits);
         let mut recorder = recorder.with_source(Source::Manual(self.source.clone()));
         if let Some(inbound) = inbound {
@@ -87,18 +89,35 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
     }
 
     #[track_caller]
-    fn check_replay(&self, data: &S::Data) {
-        let replayed = match self.history.replay(&self.saga, &self.codecs) {
-            Ok(replay) => replay.instance.data,
+    fn check_replay(&self, data: &S::Data) -> Folded<S::Data> {
+        let folded = match self.history.replay(&self.saga, &self.codecs, self.folded.as_ref()) {
+            Ok(replay) => Folded { instance: replay.instance, head: replay.head },
             Err(error) => panic!("what the saga published cannot be loaded again: {error}"),
         };
-        if replayed != *data {
-            let difference = diff_debug(("when published", data), ("when replayed", &replayed));
+        let replayed = &folded.instance.data;
+        if replayed != data {
+            let difference = diff_debug(("when published", data), ("when replayed", replayed));
             panic!(
                 "replaying the events gives another state than publishing them did; apply_event must depend on \
                  nothing but the stored event and its envelope (not on recorded_at, which is not set at first)\n\
                  {difference}"
             );
+        }
+        folded
+    }
+
+    /// Begins to replay only what is new.
+    pub(super) fn begin_folding(&mut self) {
+        let replay = self.history.replay(&self.saga, &self.codecs, None);
+        // What cannot be loaded is told by the first delivery.
+        self.folded = replay.ok().map(|replay| Folded { instance: replay.instance, head: replay.head });
+    }
+
+    /// Replays all again, from the first event.
+    #[track_caller]
+    pub(super) fn end_folding(&mut self) {
+        if let Some(folded) = self.folded.take() {
+            self.check_replay(&folded.instance.data);
         }
     }
 

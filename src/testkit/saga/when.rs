@@ -92,6 +92,7 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
         self.settle();
         let end = later(self.now(), duration);
         let (mut all, mut left) = (Step::default(), MAX_DELIVERIES);
+        self.begin_folding();
         while let Some(pending) = self.pending.first_due(end).cloned() {
             let Some(less) = left.checked_sub(1) else {
                 panic!("{MAX_DELIVERIES} timeouts were delivered and there are more; does one schedule the next?");
@@ -99,11 +100,13 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
             left = less;
             all.extend(self.deliver_timeout(&pending));
             if matches!(all.outcome, Outcome::Failed(_)) {
-                self.step = Some(all);
-                return self;
+                break;
             }
         }
-        self.source.set(end);
+        self.end_folding();
+        if !matches!(all.outcome, Outcome::Failed(_)) {
+            self.source.set(end);
+        }
         self.step = Some(all);
         self
     }
