@@ -305,6 +305,8 @@ async fn a_store_that_panics_fails_the_clause_and_no_other() {
     let report = super::report(Flaw::Panics, Part::Messages).await;
     assert_eq!(report.failed(), ["appended_events_get_dense_offsets_in_order"], "{report}");
     assert!(report.to_string().contains("appended_events_get_dense_offsets_in_order: it panicked"), "{report}");
+    let text = crate::order::complaint(|| report.assert_passed());
+    assert_eq!(text, report.to_string());
 }
 
 /// Flaws that one or few clauses find.
@@ -339,7 +341,14 @@ async fn what_else_a_store_can_do_wrong_is_found() {
             ],
         ),
         (Flaw::HandlesOnceForAll, &["another_instance_may_handle_the_same_message"]),
-        (Flaw::SkipsEmptyUnits, &["a_unit_of_work_without_events_is_a_commit_too"]),
+        (
+            Flaw::SkipsEmptyUnits,
+            &[
+                "a_unit_of_work_without_events_is_a_commit_too",
+                "a_unit_of_work_on_an_old_head_is_refused",
+                "a_message_is_handled_once_only",
+            ],
+        ),
         (Flaw::ForgetsOwners, &["two_sagas_with_one_instance_id_are_two_streams"]),
         (Flaw::SkipsBetweenPages, &["a_long_history_comes_in_pages_without_a_gap"]),
     ] {
