@@ -26,7 +26,7 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
         let mut came = Vec::new();
         for (at, change) in &self.handled().timeouts {
             if let TimeoutChange::Schedule { name, due, message } = change {
-                came.push(Form::came(message).as_timeout(name, resolve(*due, *at)));
+                came.push(Form::came(message).with_timeout(name, resolve(*due, *at)));
             }
         }
         compare("the saga scheduled other timeouts than expected", &expected, &came);

@@ -124,7 +124,7 @@ impl ExpectedCommand {
 
 impl ExpectedTimeout {
     pub(super) fn form(&self, codecs: &Codecs, limits: &Limits, due: Timestamp) -> Result<Form> {
-        Ok(self.message.form(codecs, limits)?.as_timeout(&self.name, due))
+        Ok(self.message.form(codecs, limits)?.with_timeout(&self.name, due))
     }
 }
 
@@ -151,7 +151,7 @@ impl Form {
         }
     }
 
-    pub(super) fn as_timeout(self, name: &str, due: Timestamp) -> Self {
+    pub(super) fn with_timeout(self, name: &str, due: Timestamp) -> Self {
         Self { timeout: Some((name.to_owned(), due)), ..self }
     }
 
