@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::ids::{MessageId, Offset, check_name};
 use crate::message::MessageKind;
+use crate::source::Source;
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
@@ -64,7 +65,19 @@ impl Envelope {
         content_type: impl Into<Arc<str>>,
         payload: impl Into<Bytes>,
     ) -> Result<Self> {
-        let message_id = MessageId::new();
+        Self::made_by(&Source::Process, kind, type_name, type_version, content_type, payload)
+    }
+
+    /// As [`new`](Self::new), with an id and a time of this source.
+    pub(crate) fn made_by(
+        source: &Source,
+        kind: MessageKind,
+        type_name: impl Into<Arc<str>>,
+        type_version: u32,
+        content_type: impl Into<Arc<str>>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Self> {
+        let message_id = source.message_id();
         let envelope = Self {
             message_id,
             causation_id: message_id,
@@ -74,7 +87,7 @@ impl Envelope {
             type_version,
             content_type: content_type.into(),
             destination: None,
-            created_at: Timestamp::now(),
+            created_at: source.now(),
             recorded_at: None,
             metadata: Metadata::new(),
             payload: payload.into(),

@@ -31,6 +31,7 @@ mod row;
 mod saga;
 mod slow_lane;
 mod snapshot;
+mod source;
 mod stream_name;
 mod streams;
 mod timeout;
@@ -51,6 +52,8 @@ pub mod mysql;
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 #[cfg(feature = "export")]
 pub mod transfer;
 pub mod verify_replay;

@@ -8,6 +8,8 @@ use crate::error::{Cause, Error, Result};
 use crate::ids::MessageId;
 use crate::limits::Limits;
 use crate::message::{MessageKind, MessageType};
+use crate::source::Source;
+use crate::timestamp::Timestamp;
 
 /// Where a framework wants the messages of its units of work to go.
 ///
@@ -91,6 +93,7 @@ pub struct Recorder<T> {
     inbound: Option<Inbound>,
     metadata: Metadata,
     recorded: Vec<Envelope>,
+    source: Source,
 }
 
 impl<T: Sender> Recorder<T> {
@@ -102,7 +105,15 @@ impl<T: Sender> Recorder<T> {
 
     /// Records around `sender`.
     pub fn with_codecs(sender: T, codecs: Codecs, limits: Limits) -> Self {
-        Self { sender, codecs, limits, inbound: None, metadata: Metadata::new(), recorded: Vec::new() }
+        let (metadata, recorded, source) = (Metadata::new(), Vec::new(), Source::default());
+        Self { sender, codecs, limits, inbound: None, metadata, recorded, source }
+    }
+
+    /// Takes ids and times from another source than the process.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn with_source(mut self, source: Source) -> Self {
+        self.source = source;
+        self
     }
 
     /// Sets the message that causes all that is recorded from here on.
@@ -173,7 +184,7 @@ impl<T: Sender> Recorder<T> {
         let codec = self.codecs.events();
         let limit = self.limits.message_bytes;
         let payload = codec::encode(codec, tag.name, "message payload in bytes", limit, message)?;
-        let mut envelope = Envelope::new(kind, tag.name, tag.version, codec.content_type(), payload)?;
+        let mut envelope = Envelope::made_by(&self.source, kind, tag.name, tag.version, codec.content_type(), payload)?;
         envelope.metadata.clone_from(&self.metadata);
         if let Some(inbound) = &self.inbound {
             envelope = envelope.caused_by(inbound);
@@ -189,6 +200,12 @@ impl<T: Sender> Recorder<T> {
     /// The message that causes what is recorded.
     pub fn inbound(&self) -> Option<Inbound> {
         self.inbound
+    }
+
+    /// The time that messages recorded now are given as [`created_at`](Envelope::created_at): the clock of this
+    /// process, or that of the test kit.
+    pub fn now(&self) -> Timestamp {
+        self.source.now()
     }
 
     /// The sender.

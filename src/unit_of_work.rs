@@ -14,6 +14,7 @@ use crate::recorder::{Outbox, Recorder, Sender};
 use crate::saga::{Instance, Saga, SagaStream};
 use crate::timeout::{Due, MAX_TIMEOUT_CHANGES, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA};
 use crate::timeout::{TimeoutChange, check_timeout_name};
+use crate::timestamp::Timestamp;
 
 /// Changes to one saga instance that are saved together or not at all. Saved by value, so it cannot be
 /// saved twice; dropped, it leaves no trace.
@@ -202,6 +203,13 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     /// checks none.
     pub fn fence(&mut self, fence: Fence) {
         self.fences.push(fence);
+    }
+
+    /// The time, by the clock of this process; in the test kit (feature `testkit`) by a clock that is moved by hand. It
+    /// is not the database's clock, by which timeouts become due: schedule by a duration where that matters. Put into
+    /// an event what the state is to know of it: [`apply_event`](Saga::apply_event) must not ask the time.
+    pub fn now(&self) -> Timestamp {
+        self.recorder.now()
     }
 
     /// What records and forwards this unit's messages.

@@ -75,6 +75,9 @@ impl Backend for MySql {
     type Store = MySqlStore;
 }
 
+#[cfg(feature = "testkit")]
+crate::testkit::faults::faulty!(MySql);
+
 const TOO_MANY_CONNECTIONS: u16 = 1040;
 const SERVER_SHUTDOWN: u16 = 1053;
 const DUPLICATE_ENTRY: u16 = 1062;

@@ -110,18 +110,18 @@ pub(super) fn as_handled(stream: &StreamName, message_id: MessageId, commit: &St
 }
 
 /// Folds commits into an instance.
-pub(super) struct Replay<'s, S: Saga> {
+pub(crate) struct Replay<'s, S: Saga> {
     saga: &'s S,
     codecs: Codecs,
     stream: StreamName,
-    pub(super) instance: Instance<S::Data>,
-    pub(super) head: Head,
-    pub(super) report: LoadReport,
+    pub(crate) instance: Instance<S::Data>,
+    pub(crate) head: Head,
+    pub(crate) report: LoadReport,
     texts: Texts,
 }
 
 impl<'s, S: Saga> Replay<'s, S> {
-    pub(super) fn new(saga: &'s S, codecs: Codecs, stream: &SagaStream, found: &Loaded) -> Self {
+    pub(crate) fn new(saga: &'s S, codecs: Codecs, stream: &SagaStream, found: &Loaded) -> Self {
         Self {
             saga,
             codecs,
@@ -153,11 +153,11 @@ impl<'s, S: Saga> Replay<'s, S> {
         Ok(())
     }
 
-    fn apply(&mut self, page: &CommitPage) -> Result<()> {
+    pub(crate) fn apply(&mut self, page: &CommitPage) -> Result<()> {
         page.commits.iter().try_for_each(|commit| self.apply_commit(commit))
     }
 
-    pub(super) fn apply_commit(&mut self, commit: &StoredCommit) -> Result<()> {
+    pub(crate) fn apply_commit(&mut self, commit: &StoredCommit) -> Result<()> {
         self.check_follows(commit)?;
         let Self { saga, codecs, stream, instance, texts, .. } = self;
         commit.decode_sharing(stream, texts, &mut |offset, envelope| {

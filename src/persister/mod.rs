@@ -23,7 +23,7 @@ use crate::waker::OutboxWaker;
 mod attempt;
 mod execute;
 mod group;
-mod load;
+pub(crate) mod load;
 mod replay;
 mod save;
 

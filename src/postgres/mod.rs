@@ -59,6 +59,9 @@ impl Backend for Postgres {
     type Store = PostgresStore;
 }
 
+#[cfg(feature = "testkit")]
+crate::testkit::faults::faulty!(Postgres);
+
 /// Turns a driver's error into ours, by its SQLSTATE (PostgreSQL manual, appendix A).
 fn classify(doing: &'static str, error: sqlx::Error) -> Error {
     from_driver(doing, error, |answer| match answer.code().as_deref().unwrap_or_default() {

@@ -64,6 +64,9 @@ impl Backend for Sqlite {
     type Store = SqliteStore;
 }
 
+#[cfg(feature = "testkit")]
+crate::testkit::faults::faulty!(Sqlite);
+
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 /// A deferred transaction read before another wrote.
