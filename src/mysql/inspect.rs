@@ -106,9 +106,11 @@ async fn select_streams(
         LEFT JOIN saga_commit AS last
             ON last.stream_id = s.stream_id
             AND last.commit_no = (
-                SELECT MAX(commit_no)
+                SELECT commit_no
                 FROM saga_commit
                 WHERE stream_id = s.stream_id
+                ORDER BY commit_no DESC
+                LIMIT 1
             )
         WHERE s.stream_id > ?
             AND (? IS NULL OR s.persistence_key = ?)

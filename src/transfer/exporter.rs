@@ -79,8 +79,8 @@ impl<DB: Backend> Exporter<DB> {
         &self.tally
     }
 
-    /// Some more lines, each whole and with its line break; `None` after the last one. If it fails, nothing of
-    /// what it had is counted: it can be called again.
+    /// Some more lines, each whole and with its line break; `None` after the last one. It may be dropped half-way and called
+    /// again. After an error go on by [`resume`](Self::resume), from what was written.
     ///
     /// # Errors
     /// [`Error::Corrupt`] of a damaged commit; the database's.
@@ -88,16 +88,13 @@ impl<DB: Backend> Exporter<DB> {
         if self.tally.finished {
             return Ok(None);
         }
-        let mut lines = String::new();
-        if self.tally.lines == 0 {
-            self.add(&mut lines, &encoded(line("header", &Header { sagastore_export: EXPORT_VERSION }))?);
-        }
         let mut conn = self.inspector.connection("exporting").await?;
         if self.page_ended {
             let choice = StreamChoice::all_after(self.to);
             self.streams = self.inspector.store().streams(&mut conn, &choice, STREAMS).await?.into();
             let Some(last) = self.streams.back() else {
                 conn.release();
+                let mut lines = self.first_lines()?;
                 let end = self.tally.last_line();
                 self.add(&mut lines, &encoded(line("end", &end))?);
                 self.tally.finished = true;
@@ -107,11 +104,21 @@ impl<DB: Backend> Exporter<DB> {
         }
         let page = self.inspector.store().commit_rows(&mut conn, self.place, self.to, COMMITS).await?;
         conn.release();
+        let mut lines = self.first_lines()?;
         for row in page.rows {
             self.commit(row, &mut lines)?;
         }
         self.page_ended = !page.more;
         Ok(Some(lines))
+    }
+
+    /// The header, if it was not written yet.
+    fn first_lines(&mut self) -> Result<String> {
+        let mut lines = String::new();
+        if self.tally.lines == 0 {
+            self.add(&mut lines, &encoded(line("header", &Header { sagastore_export: EXPORT_VERSION }))?);
+        }
+        Ok(lines)
     }
 
     fn add(&mut self, lines: &mut String, line: &str) {

@@ -74,7 +74,8 @@ impl<DB: Backend> Importer<DB> {
         self.imported
     }
 
-    /// Imports some more entries in one transaction. False after the last.
+    /// Imports some more entries in one transaction. False after the last. After an error, or when it was dropped
+    /// half-way, begin again with the file and another importer.
     ///
     /// # Errors
     /// [`TransferError::Differs`] if a stream or commit is there and is another one: nothing of the page is written.

@@ -9,9 +9,9 @@ use crate::site::Site;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Noted {
-    Noted(String),
+    Noted { note: String },
 }
-message_types!(Noted { Noted(_): "Noted" 1 });
+message_types!(Noted { Noted: "Noted" 1 });
 
 #[derive(Debug, Serialize)]
 pub(crate) enum Mail {
@@ -34,7 +34,7 @@ impl Saga for Diary {
         Vec::new()
     }
 
-    fn apply_event(&self, notes: &mut Vec<String>, Noted::Noted(note): &Noted, _: &Envelope) {
+    fn apply_event(&self, notes: &mut Vec<String>, Noted::Noted { note }: &Noted, _: &Envelope) {
         notes.push(note.clone());
     }
 
@@ -48,7 +48,7 @@ pub(crate) async fn note<DB: Site>(pool: &Pool<DB>, id: &str, note: &str) -> any
     let handled = sagastore::MessageId::new();
     let executed = Persister::<DB>::new()
         .execute(pool, &Diary, &InstanceId::new(id)?, Some(handled.into()), |unit| {
-            unit.publish(Noted::Noted(note.to_owned()))?;
+            unit.publish(Noted::Noted { note: note.to_owned() })?;
             unit.execute_to(&Mail::Send { text: SECRET.to_owned() }, "post")?;
             Ok::<_, sagastore::Error>(())
         })
@@ -62,7 +62,7 @@ pub(crate) async fn complete<DB: Site>(pool: &Pool<DB>, id: &str) -> anyhow::Res
     let persister = Persister::<DB>::new();
     let mut tx = persister.begin(pool).await?;
     let mut unit = persister.begin_unit_of_work(&Diary, &mut tx, sagastore::Outbox, &InstanceId::new(id)?).await?;
-    unit.publish(Noted::Noted("the end".to_owned()))?;
+    unit.publish(Noted::Noted { note: "the end".to_owned() })?;
     anyhow::ensure!(persister.save_and_complete(&mut tx, unit).await?.is_changed());
     tx.commit().await?;
     Ok(())

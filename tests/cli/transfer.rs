@@ -96,7 +96,7 @@ pub(crate) async fn verified<DB: Site>() -> anyhow::Result<()> {
     note(&pool, "1", "a").await?;
     let file = from.file("export");
     fine(&from.url, &["export", &file])?;
-    let verify = || run("", &["verify-replay", &file]);
+    let verify = || run(&from.url, &["verify-replay", &file]);
     let verified = verify()?;
     ensure!(verified.status == 0 && verified.out.contains("1 streams with 1 commits and 2 messages"), "{verified:?}");
     let text = std::fs::read_to_string(&file)?;

@@ -43,7 +43,7 @@ pub(crate) async fn every<DB: Site>() -> anyhow::Result<()> {
     let shown = run_showing(url, &["show", "1", "--payloads"])?;
     ensure!(shown.status == 0 && shown.out.contains(SECRET), "{shown:?}");
     let objects = run_showing(url, &["show", "1", "--payloads", "--json"])?.objects();
-    ensure!(objects[1]["commit"]["messages"][0]["payload"]["Noted"] == SECRET, "{objects:?}");
+    ensure!(objects[1]["commit"]["messages"][0]["payload"]["Noted"]["note"] == SECRET, "{objects:?}");
 
     let outbox = fine(url, &["outbox"])?;
     ensure!(outbox.out.contains("messages that wait:  5") && outbox.out.contains("PARTITION"), "{outbox:?}");
