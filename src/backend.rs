@@ -3,24 +3,48 @@
 use sqlx::Database;
 use sqlx::migrate::Migrate;
 
+use crate::check::tables::CheckTables;
 use crate::global_order::GloballyOrderedStore;
+use crate::handler::ParkingTables;
 use crate::inbox::InboxTables;
+use crate::inspect::tables::InspectTables;
+use crate::mapper::MapperTables;
 use crate::outbox::{OutboxRepository, OutboxTables};
 use crate::snapshot::SnapshotRepository;
+use crate::timeout::TimeoutTables;
 
 /// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
 /// feature of its name. The caller's pool chooses.
 pub trait Backend: Database<Connection: Migrate> + schema::Schema {
-    /// The built-in store: streams, snapshots, outbox, inboxes, global order and leases in one.
+    /// The built-in store: streams, snapshots, outbox, inboxes, correlation keys, parked messages, global order and leases in one.
     type Store: Default
         + GloballyOrderedStore<Self>
         + SnapshotRepository<Self>
         + OutboxRepository<Self>
         + OutboxTables<Self>
         + InboxTables<Self>
+        + MapperTables<Self>
+        + ParkingTables<Self>
+        + InspectTables<Self>
+        + CheckTables<Self>
+        + TimeoutTables<Self>
+        + transfer::Tables<Self>
         + Clone
         + std::fmt::Debug
         + 'static;
+}
+
+/// What a store needs for streams from elsewhere, if that is built in.
+mod transfer {
+    #[cfg(feature = "export")]
+    pub(super) use crate::transfer::tables::ImportTables as Tables;
+
+    /// Nothing.
+    #[cfg(not(feature = "export"))]
+    pub trait Tables<DB> {}
+
+    #[cfg(not(feature = "export"))]
+    impl<DB, T> Tables<DB> for T {}
 }
 
 /// Kept from the public: it may change with every release.

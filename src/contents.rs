@@ -133,8 +133,7 @@ pub(crate) fn decode(
     texts: &mut Texts,
     mut take: impl FnMut(Envelope),
 ) -> Result<(), String> {
-    let contents: Contents<'_> =
-        serde_json::from_str(contents).map_err(|fault| format!("its contents do not parse: {fault}"))?;
+    let contents: Contents<'_> = serde_json::from_str(contents).map_err(|fault| unparsable(&fault))?;
     let mut start = 0_usize;
     for entry in contents.messages {
         let end = start.checked_add(entry.len).filter(|end| *end <= body.len());
@@ -161,6 +160,11 @@ pub(crate) fn decode(
         start = end;
     }
     if start == body.len() { Ok(()) } else { Err("its body is longer than its contents say".to_owned()) }
+}
+
+/// Where the index breaks off, without what it holds there: that may be secret.
+fn unparsable(fault: &serde_json::Error) -> String {
+    format!("its contents do not parse, from line {}, column {} on", fault.line(), fault.column())
 }
 
 /// The checksum that is stored with a commit: CRC-32 (IEEE) over contents, then body.

@@ -231,6 +231,55 @@ pub enum Error {
         source: Cause,
     },
 
+    /// A saga failed to handle a message. Nothing of that unit of work was stored.
+    #[error("instance {instance:?} of saga {saga:?} failed to handle message {message_id}: {source}")]
+    Handler {
+        /// The saga.
+        saga: String,
+        /// The instance.
+        instance: InstanceId,
+        /// The message.
+        message_id: MessageId,
+        /// What the saga, or what runs in its transaction, said.
+        source: Cause,
+    },
+
+    /// A message that starts no instance is for one that is not there, where that was declared an error. It was
+    /// sent too early, too late or astray; nothing was stored.
+    #[error("saga {saga:?} has no instance for message {message_id} of type {type_name:?}; deliver it again later")]
+    InstanceNotFound {
+        /// The saga.
+        saga: String,
+        /// The message.
+        message_id: MessageId,
+        /// Its type.
+        type_name: String,
+    },
+
+    /// A message that came in does not decode as its type and content type say. Nothing was stored.
+    #[error("message {message_id} of type {type_name:?} does not decode as {content_type}: {source}")]
+    UndecodableMessage {
+        /// The message.
+        message_id: MessageId,
+        /// Its type.
+        type_name: String,
+        /// Its content type.
+        content_type: String,
+        /// What the codec said.
+        source: Cause,
+    },
+
+    /// A unit of work would give an instance a correlation key that another instance of its saga has. Nothing was stored.
+    #[error("instance {instance:?} of saga {saga:?} cannot have the key {key:?}: another instance has it")]
+    KeyHeld {
+        /// The saga.
+        saga: String,
+        /// The instance that was to be given the key.
+        instance: InstanceId,
+        /// The key.
+        key: String,
+    },
+
     /// A fenced write came too late: its lock was released, taken over or removed. Nothing may be committed.
     #[error(
         "a write fenced by token {token} of {resource:?} came too late: the lock was released, taken over or removed; \

@@ -18,6 +18,7 @@ mod ids;
 mod inbox;
 mod limits;
 mod load_answer;
+mod mapper;
 mod message;
 mod message_store;
 mod migrate;
@@ -36,11 +37,14 @@ mod streams;
 mod timeout;
 mod timestamp;
 mod unit_of_work;
+mod upcast;
 mod waker;
 
+pub mod check;
 pub mod dispatcher;
 pub mod docs;
 pub mod emitter;
+pub mod inspect;
 pub mod lock;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -50,6 +54,9 @@ pub mod postgres;
 pub mod sqlite;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+#[cfg(feature = "export")]
+pub mod transfer;
+pub mod verify_replay;
 
 pub use backend::Backend;
 #[cfg(feature = "json")]
@@ -62,11 +69,16 @@ pub use envelope::{Envelope, Inbound, MAX_LABEL_BYTES, Metadata, RecordedEvent};
 pub use error::{Cause, Error, Result};
 pub use event_stream::{DEFAULT_FETCH_SIZE, EventStream, STREAM_POLL_INTERVAL};
 pub use global_order::{GlobalEvent, GlobalPosition, GlobalTail, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES};
-pub use handler::HandleMessage;
+pub use handler::{
+    DEFAULT_PARKING_DELAY, DEFAULT_TRIES_BEFORE_PARKING, HandleMessage, Handlers, Handling, InTransaction,
+    MAX_PARKED_ERROR_BYTES, MAX_PARKED_PAGE, MessageHandler, NotFound, ParkAfter, ParkedFilter, ParkedId,
+    ParkedMessage, REFRESH_PAGE, Retried, SAGA_INBOX_PREFIX, discard_parked, parked_messages,
+};
 pub use ids::{CommitNumber, InstanceId, MAX_INSTANCE_ID_BYTES, MessageId, Offset, Revision};
 pub use inbox::{DEFAULT_INBOX_RETENTION, INBOX_FORGET_STEP, Inbox, MAX_INBOX_CONSUMER_BYTES, Receipt};
 pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES};
-pub use message::{MAX_UPCAST_STEPS, MessageKind, MessageType, StoredForm, TypeTag};
+pub use mapper::{CorrelationKey, KeySet, MAX_CORRELATION_KEY_BYTES, MAX_CORRELATION_KEYS, Mapped, Mapper};
+pub use message::{MessageKind, MessageType, StoredForm, TypeTag};
 pub use message_store::{
     CommitPage, Head, LoadFrom, LoadRequest, Loaded, MessageStore, PAGE_BYTES, PAGE_COMMITS, SnapshotChange, StreamRow,
     UnitCommit,
@@ -86,10 +98,12 @@ pub use snapshot::{
 };
 pub use stream_name::{MAX_PERSISTENCE_KEY_BYTES, MAX_STREAM_NAME_BYTES, StreamName};
 pub use timeout::{
-    Due, MAX_TIMEOUT_CHANGES, MAX_TIMEOUT_NAME_BYTES, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA, TimeoutChange,
+    Due, MAX_TIMEOUT_CHANGES, MAX_TIMEOUT_NAME_BYTES, PendingTimeout, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA,
+    TimeoutChange, TimeoutStats,
 };
 pub use timestamp::Timestamp;
 pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};
+pub use upcast::{MAX_UPCAST_STEPS, Upcast, UpcastError, upcast};
 pub use waker::OutboxWaker;
 
 /// Keeps the README's code compiling.

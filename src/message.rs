@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::codec::JSON_CONTENT_TYPE;
+use crate::upcast::Upcast;
+
 /// Event or command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MessageKind {
@@ -45,6 +48,14 @@ pub struct StoredForm {
     pub payload: Bytes,
 }
 
+impl StoredForm {
+    /// A message that is stored as JSON, for testing [upcasts](crate::Upcast).
+    pub fn json(type_name: &str, type_version: u32, payload: &serde_json::Value) -> Self {
+        let (content_type, payload) = (JSON_CONTENT_TYPE.into(), payload.to_string().into_bytes().into());
+        Self { type_name: type_name.into(), type_version, content_type, payload }
+    }
+}
+
 /// An event or command type. Usually an enum; [`message_types!`](crate::message_types) writes this
 /// implementation for one.
 pub trait MessageType {
@@ -62,17 +73,16 @@ pub trait MessageType {
         Ok(())
     }
 
-    /// Translates a stored event of an older name or version one step towards a current type;
-    /// called again until the type is a current one, at most [`MAX_UPCAST_STEPS`] times. Must be
-    /// a pure function. `None` means unknown, which is an error for the load.
+    /// The steps that bring stored messages of older names and versions up to date; by default none.
+    const UPCASTS: &'static [Upcast] = &[];
+
+    /// Takes one step for a type from which none of [`UPCASTS`](Self::UPCASTS) leads on; for steps that are not known
+    /// when the program is built. Must be a pure function. `None` means unknown, which is an error for the load.
     fn upcast(stored: StoredForm) -> Option<StoredForm> {
         let _ = stored;
         None
     }
 }
-
-/// Longest chain of upcasts for one event; a longer one is taken for a cycle.
-pub const MAX_UPCAST_STEPS: usize = 64;
 
 /// Implements [`MessageType`] for an enum: each variant with its stored name and version.
 ///
@@ -87,11 +97,15 @@ pub const MAX_UPCAST_STEPS: usize = 64;
 /// assert_eq!(OrderEvent::TYPES.len(), 2);
 /// # let _ = OrderEvent::Placed { item: String::new() };
 /// ```
+///
+/// Older versions are brought up to date by a list of [`Upcast`](crate::Upcast)s:
+/// `message_types!(OrderEvent { … } upcasts ORDER_UPCASTS);`
 #[macro_export]
 macro_rules! message_types {
-    ($type:ty { $($variant:ident : $name:literal $version:literal),+ $(,)? }) => {
+    ($type:ty { $($variant:ident : $name:literal $version:literal),+ $(,)? } $(upcasts $upcasts:expr)?) => {
         impl $crate::MessageType for $type {
             const TYPES: &'static [$crate::TypeTag] = &[$($crate::TypeTag::new($name, $version)),+];
+            $(const UPCASTS: &'static [$crate::Upcast] = $upcasts;)?
 
             fn message_type(&self) -> $crate::TypeTag {
                 match self {
@@ -100,62 +114,4 @@ macro_rules! message_types {
             }
         }
     };
-}
-
-/// The current form of a stored event, or the form at which its chain of upcasts ended.
-pub(crate) fn upcast_to_current<M: MessageType>(mut form: StoredForm) -> Result<StoredForm, (Arc<str>, u32)> {
-    for _ in 0..=MAX_UPCAST_STEPS {
-        let known = |tag: &TypeTag| tag.name == &*form.type_name && tag.version == form.type_version;
-        if M::TYPES.iter().any(known) {
-            return Ok(form);
-        }
-        let tag = (Arc::clone(&form.type_name), form.type_version);
-        form = M::upcast(form).ok_or(tag)?;
-    }
-    Err((form.type_name, form.type_version))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug)]
-    struct Renamed;
-    impl MessageType for Renamed {
-        const TYPES: &'static [TypeTag] = &[TypeTag::new("New", 3)];
-        fn message_type(&self) -> TypeTag {
-            TypeTag::new("New", 3)
-        }
-        fn upcast(stored: StoredForm) -> Option<StoredForm> {
-            let (name, version) = match (&*stored.type_name, stored.type_version) {
-                ("Old", 1) => ("New", 1),
-                ("New", 1) => ("New", 2),
-                ("New", 2) => ("New", 3),
-                ("Loop", 1) => ("Loop", 1),
-                _ => return None,
-            };
-            let mut payload = stored.payload.to_vec();
-            payload.push(b'+');
-            Some(StoredForm { type_name: name.into(), type_version: version, payload: payload.into(), ..stored })
-        }
-    }
-
-    fn stored(name: &str, version: u32) -> StoredForm {
-        let (content_type, payload) = ("text/plain".into(), Bytes::new());
-        StoredForm { type_name: name.into(), type_version: version, content_type, payload }
-    }
-
-    #[test]
-    fn each_old_version_goes_through_its_chain_once() {
-        for (name, version, steps) in [("Old", 1, 3), ("New", 1, 2), ("New", 2, 1), ("New", 3, 0)] {
-            let current = upcast_to_current::<Renamed>(stored(name, version)).expect("known");
-            assert_eq!((&*current.type_name, current.type_version, current.payload.len()), ("New", 3, steps));
-        }
-    }
-
-    #[test]
-    fn unknown_types_and_cycles_end_in_an_error() {
-        assert_eq!(upcast_to_current::<Renamed>(stored("Other", 1)), Err(("Other".into(), 1)));
-        assert_eq!(upcast_to_current::<Renamed>(stored("Loop", 1)), Err(("Loop".into(), 1)));
-    }
 }

@@ -13,6 +13,7 @@ use crate::lock::Fence;
 use crate::saga::SagaStream;
 use crate::snapshot::Snapshot;
 use crate::stream_name::StreamName;
+use crate::timeout::{PendingTimeout, TimeoutChange, TimeoutStats};
 use crate::timestamp::Timestamp;
 
 /// Most commits that one statement reads.
@@ -99,6 +100,55 @@ pub trait MessageStore<DB: Database>: Send + Sync {
         Err(Error::Unsupported { what: "a fenced unit of work", detail })
     }
 
+    /// Changes the timeouts of an instance, after its unit of work was written as `commit` in the same transaction. A
+    /// change takes back what an earlier one of the same name did.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the store keeps no timeouts, as by default; the database's.
+    async fn change_timeouts(
+        &self,
+        _tx: &mut Transaction<'_, DB>,
+        _stream: &SagaStream,
+        _commit: CommitNumber,
+        _changes: &[TimeoutChange],
+    ) -> Result<()> {
+        Err(keeps_no_timeouts("scheduling or cancelling a timeout"))
+    }
+
+    /// The timeouts of an instance that were neither delivered nor cancelled, in the order of their names, from the one
+    /// after `after` on, at most `limit`. Those that ran out of attempts are among the
+    /// [dead letters](crate::OutboxRepository::dead_letters).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the store keeps no timeouts, as by default; [`Error::Corrupt`]; the database's.
+    async fn pending_timeouts(
+        &self,
+        _conn: &mut DB::Connection,
+        _stream: &StreamName,
+        _after: Option<&str>,
+        _limit: u32,
+    ) -> Result<Vec<PendingTimeout>> {
+        Err(keeps_no_timeouts("listing timeouts"))
+    }
+
+    /// How many timeouts wait, and whether some are overdue. Counts them all: not for every second where there are many.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the store keeps no timeouts, as by default; the database's.
+    async fn timeout_stats(&self, _conn: &mut DB::Connection) -> Result<TimeoutStats> {
+        Err(keeps_no_timeouts("counting timeouts"))
+    }
+
+    /// Hands timeouts that are due over to this store's outbox, the longest due first, at most `limit`; says how many. A
+    /// [`Dispatcher`](crate::dispatcher::Dispatcher) does so by itself: this is for those who relay by
+    /// [`find_in_batches`](crate::OutboxRepository::find_in_batches). Of several who do it at once each hands over others.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the store keeps no timeouts, as by default; the database's.
+    async fn release_due_timeouts(&self, _tx: &mut Transaction<'_, DB>, _limit: u32) -> Result<u64> {
+        Err(keeps_no_timeouts("handing timeouts over to the outbox"))
+    }
+
     /// As [`commit`](Self::commit), in a transaction of its own that is committed at once.
     ///
     /// # Errors
@@ -171,6 +221,10 @@ pub trait MessageStore<DB: Database>: Send + Sync {
         let found = self.next_offset(conn, stream).await?;
         Ok(found.map(|_| EventStream::new(stream.clone(), from)))
     }
+}
+
+fn keeps_no_timeouts(what: &'static str) -> Error {
+    Error::Unsupported { what, detail: "this message store keeps no timeouts; use one of the built-in stores" }
 }
 
 /// Where a stream ended when it was last looked at.

@@ -12,7 +12,7 @@ use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
 /// A commit as its columns say. Without contents and body it stands for its place only.
-pub(crate) struct CommitColumns {
+pub struct CommitColumns {
     pub(crate) commit_no: i64,
     pub(crate) first_offset: i64,
     pub(crate) event_count: i64,
@@ -34,7 +34,7 @@ impl CommitColumns {
 }
 
 /// A snapshot as its columns say.
-pub(crate) struct SnapshotColumns {
+pub struct SnapshotColumns {
     pub(crate) persistence_key: String,
     pub(crate) revision: i64,
     pub(crate) commit_no: i64,

@@ -9,7 +9,7 @@ use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
 /// A row as its columns say.
-pub(crate) struct SlowRow {
+pub struct SlowRow {
     pub(crate) recorded_at: i64,
     pub(crate) stream: i64,
     pub(crate) commit_number: i64,
@@ -54,18 +54,22 @@ pub(crate) fn page(rows: Vec<SlowRow>) -> WaitingPage {
     page
 }
 
-fn record(row: SlowRow) -> Result<OutboxRecord> {
+/// The message of a row; why not, if it cannot be read.
+pub(crate) fn message(index: &str, body: Vec<u8>, recorded_at: i64) -> Result<Envelope, String> {
+    let (mut found, mut texts, recorded) = (None, Texts::default(), Timestamp::from_micros(recorded_at));
+    let body = body.into();
+    contents::decode(index, &body, CommonCause::default(), recorded, &mut texts, |message| found = Some(message))?;
+    found.ok_or_else(|| "it holds no message".to_owned())
+}
+
+pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
     let (id, attempts) = (row.id(), u32::try_from(row.attempts).unwrap_or(u32::MAX));
     let SlowRow { recorded_at, aggregate_type, aggregate_id, contents, body, .. } = row;
     let damaged = |detail: &str| match StreamName::new(format!("outbox message {}", row.row)) {
         Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
         Err(error) => error,
     };
-    let (mut found, mut texts, recorded) = (None, Texts::default(), Timestamp::from_micros(recorded_at));
-    let body = body.into();
-    contents::decode(&contents, &body, CommonCause::default(), recorded, &mut texts, |message| found = Some(message))
-        .map_err(|detail| damaged(&detail))?;
-    let envelope = found.ok_or_else(|| damaged("it holds no message"))?;
+    let envelope = message(&contents, body, recorded_at).map_err(|detail| damaged(&detail))?;
     Ok(OutboxRecord { id, aggregate_type, aggregate_id, envelope, attempts })
 }
 

@@ -12,12 +12,17 @@ use crate::limits::Limits;
 use crate::lock::Fence;
 use crate::lock::tables::LeaseTables;
 use crate::message_store::{CommitPage, LoadRequest, Loaded, MessageStore, PAGE_COMMITS, UnitCommit};
+use crate::saga::SagaStream;
 use crate::stream_name::StreamName;
+use crate::timeout::{self, PendingTimeout, TimeoutChange, TimeoutStats, TimeoutTables};
+
+/// Partitions are a bit each.
+const ALL_PARTITIONS: i64 = -1;
 
 /// The statements of a database. Verbs answer whether it was as expected; what that means is
 /// decided here.
 #[async_trait]
-pub trait StreamTables<DB: Database>: LeaseTables<DB> {
+pub trait StreamTables<DB: Database>: LeaseTables<DB> + TimeoutTables<DB> {
     /// The limits in force.
     fn limits(&self) -> &Limits;
 
@@ -153,6 +158,34 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
 
     async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<bool> {
         StreamTables::commit(self, tx, unit).await
+    }
+
+    async fn change_timeouts(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        stream: &SagaStream,
+        commit: CommitNumber,
+        changes: &[TimeoutChange],
+    ) -> Result<()> {
+        timeout::change(self, tx, stream, commit, changes).await
+    }
+
+    async fn pending_timeouts(
+        &self,
+        conn: &mut DB::Connection,
+        stream: &StreamName,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<PendingTimeout>> {
+        self.timeouts_of(conn, stream, after.unwrap_or_default(), limit).await
+    }
+
+    async fn timeout_stats(&self, conn: &mut DB::Connection) -> Result<TimeoutStats> {
+        self.count_timeouts(conn).await
+    }
+
+    async fn release_due_timeouts(&self, tx: &mut Transaction<'_, DB>, limit: u32) -> Result<u64> {
+        self.move_due(tx, ALL_PARTITIONS, limit).await
     }
 
     async fn commit_alone(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<bool> {

@@ -121,6 +121,11 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     /// dispatcher once it is due, in place of a pending one of the same `name`: scheduling again is rescheduling.
     /// Gives the id under which it will be delivered.
     ///
+    /// It comes at least once, under this id, in its turn among the messages of its stream; see
+    /// [guarantees](crate::docs::guarantees) for what that leaves open. It goes to the outbox of the message store, whatever
+    /// [`Sender`] this unit of work has. With timeouts to change, a unit of work is several statements in a transaction instead
+    /// of one.
+    ///
     /// It carries the saga, the instance and its name in its metadata ([`TIMEOUT_SAGA`], [`TIMEOUT_INSTANCE`],
     /// [`TIMEOUT_NAME`]); a [`MessageHandler`](crate::MessageHandler) finds its instance by them.
     ///
@@ -148,8 +153,9 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
         Ok(message_id)
     }
 
-    /// Cancels the pending timeout of this name with this unit of work; without one, nothing is done. A timeout that a
-    /// dispatcher is sending at this moment may still arrive.
+    /// Cancels the pending timeout of this name with this unit of work; without one, nothing is done. Also one that is due and
+    /// waits in the outbox, or became a dead letter there. A timeout that a dispatcher is sending at this moment may still
+    /// arrive.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a name that no timeout can have; [`Error::TooLarge`] after [`MAX_TIMEOUT_CHANGES`].
@@ -184,6 +190,12 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     /// [`save_and_complete`](crate::Persister::save_and_complete) does.
     pub fn complete(&mut self) {
         self.completing = true;
+    }
+
+    /// This unit of work completes the instance.
+    pub(crate) fn completes(&self) -> bool {
+        let events = self.instance.revision.next_offset() > self.head.next_offset;
+        !self.head.completed && (self.completing || events && self.saga.is_complete(&self.instance.data))
     }
 
     /// Lets this unit of work take effect only if the fence holds, which is checked in the transaction that

@@ -8,6 +8,9 @@
 //!                            └──acknowledge─────┘
 //! ```
 //!
+//! [Timeouts](crate::UnitOfWork::schedule) come to the outbox when they are due: before each look for messages a dispatcher
+//! moves those of its partitions there, a batch at a time, and while it is idle it sleeps no longer than until the next one.
+//!
 //! The outbox is divided into [`OUTBOX_PARTITIONS`](crate::OUTBOX_PARTITIONS) partitions by stream. Each dispatcher
 //! [subscribes](crate::OutboxRepository::subscribe_dispatcher), and takes an equal share of the partitions, each under
 //! a [lease](crate::lock::lease). Whatever it acknowledges, postpones or declares dead it does in a transaction that is
@@ -122,7 +125,7 @@ impl<DB: Backend> Dispatcher<DB> {
             };
             let ((), workers) = tokio::join!(renew(&shared, &is_drained), drain);
             match workers {
-                Ok(workers) => workers.into_iter().for_each(|worker| total.add_other(worker)),
+                Ok(workers) => workers.into_iter().for_each(|worker| total.add_other(worker.dispatched)),
                 Err(error) => drained = Err(error),
             }
         }
@@ -228,18 +231,22 @@ async fn measure<DB: Backend>(shared: &Shared<DB>) -> Result<()> {
     Ok(())
 }
 
-/// Relays whenever it is woken, and every so often.
+/// Relays whenever it is woken, every so often, and when a timeout is due.
 async fn work<DB: Backend>(shared: Arc<Shared<DB>>, worker: u32, waker: OutboxWaker, stop: Stop) -> Dispatched {
     let (mut total, mut wakes) = (Dispatched::default(), waker.subscribe());
     while !stop.is_requested() {
         wakes.mark_unchanged();
+        let mut pause = shared.settings.poll;
         match shared.drain(worker, &stop).await {
-            Ok(drained) => total.add(drained),
+            Ok(drained) => {
+                total.add(drained.dispatched);
+                pause = drained.pause(pause);
+            }
             Err(error) => telemetry::failing("relaying messages", &error),
         }
         tokio::select! {
             _ = wakes.changed() => {}
-            () = tokio::time::sleep(shared.settings.poll) => {}
+            () = tokio::time::sleep(pause) => {}
             () = stop.requested() => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::Instrument;
 
@@ -17,9 +18,14 @@ use crate::lock::MAX_LOCK_CONTENTION_RETRIES;
 use crate::lock::tables::LeaseTables;
 use crate::message_store::MessageStore;
 use crate::outbox::{Failure, Found, Next, OutboxId, OutboxRecord, Selection, find, settle};
+use crate::timeout::{Released, release};
 
 /// Longest text of an error that is kept with a message, in bytes.
 pub const MAX_LAST_ERROR_BYTES: usize = 2_000;
+
+/// How long an idle dispatcher waits for a timeout at the least: where many become due one after another, it hands over
+/// those of so long at once.
+const TIMEOUT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a dispatcher did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +62,28 @@ impl Dispatched {
     }
 }
 
+/// What draining came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Drained {
+    pub(super) dispatched: Dispatched,
+    /// In how long the next timeout is due, of whatever partition; `None` if there is none.
+    next_due: Option<Duration>,
+}
+
+impl Drained {
+    /// How long to wait unless woken: until the next look, or the next timeout.
+    pub(super) fn pause(&self, poll: Duration) -> Duration {
+        self.next_due.map_or(poll, |due| due.max(TIMEOUT_PAUSE).min(poll))
+    }
+}
+
+/// What was done in one round.
+#[derive(Default)]
+struct Round {
+    dispatched: Dispatched,
+    timeouts: Released,
+}
+
 /// All that the workers of a dispatcher share.
 pub(super) struct Shared<DB: Backend> {
     pub(super) ownership: Ownership<DB>,
@@ -73,27 +101,29 @@ struct Decided {
 
 impl<DB: Backend> Shared<DB> {
     /// Relays until nothing is due, or a stop is requested.
-    pub(super) async fn drain(&self, worker: u32, stop: &Stop) -> Result<Dispatched> {
-        let mut total = Dispatched::default();
+    pub(super) async fn drain(&self, worker: u32, stop: &Stop) -> Result<Drained> {
+        let mut total = Drained::default();
         while !stop.is_requested() {
             let taken = self.ownership.take(worker, self.settings.workers);
             let given_back = GiveBack { ownership: &self.ownership, taken: &taken };
-            let round = if taken.is_empty() { Ok(Dispatched::default()) } else { self.round(&taken, stop).await };
+            let round = if taken.is_empty() { Ok(Round::default()) } else { self.round(&taken, stop).await };
             drop(given_back);
-            let round = round?;
-            total.add(round);
-            if round.is_nothing() {
+            let Round { dispatched, timeouts } = round?;
+            total.dispatched.add(dispatched);
+            total.next_due = timeouts.next;
+            // Timeouts that were handed over may wait behind a failed message; more may be due.
+            if dispatched.is_nothing() && timeouts.count == 0 {
                 break;
             }
         }
         Ok(total)
     }
 
-    async fn round(&self, taken: &[Taken], stop: &Stop) -> Result<Dispatched> {
+    async fn round(&self, taken: &[Taken], stop: &Stop) -> Result<Round> {
         // Nothing is under way yet: a stop need not wait for a database that does not answer.
-        let found = tokio::select! {
+        let (timeouts, found) = tokio::select! {
             found = self.find(taken) => found?,
-            () = stop.requested() => Found::default(),
+            () = stop.requested() => (Released::default(), Found::default()),
         };
         let Found { records, damaged } = found;
         for (_, damage) in &damaged {
@@ -102,7 +132,7 @@ impl<DB: Backend> Shared<DB> {
         let mut dispatched =
             Dispatched { damaged: u64::try_from(damaged.len()).unwrap_or(u64::MAX), ..Dispatched::default() };
         if records.is_empty() {
-            return Ok(dispatched);
+            return Ok(Round { dispatched, timeouts });
         }
         let span = telemetry::batch(taken.len(), records.len());
         let settled = async {
@@ -111,19 +141,25 @@ impl<DB: Backend> Shared<DB> {
         };
         let settled = settled.instrument(span).await?;
         dispatched.add(settled);
-        Ok(dispatched)
+        Ok(Round { dispatched, timeouts })
     }
 
-    /// No transaction and no connection is held afterwards.
-    async fn find(&self, taken: &[Taken]) -> Result<Found> {
+    /// Hands over the timeouts that are due, then looks for messages. No transaction and no connection is held afterwards.
+    async fn find(&self, taken: &[Taken]) -> Result<(Released, Found)> {
         let partitions = taken.iter().fold(0_i64, |mask, taken| mask | 1 << taken.partition);
         let selection = Selection { partitions, behind_failed: self.settings.after_failure == AfterFailure::Skip };
         let mut conn = self.ownership.connect().await?;
-        let found = find(&self.store, &mut conn, selection, OutboxId::START, self.settings.batch).await;
+        let batch = self.settings.batch;
+        let found = async {
+            let timeouts = release(&self.store, &mut conn, partitions, batch).await?;
+            let found = find(&self.store, &mut conn, selection, OutboxId::START, batch).await?;
+            Ok((timeouts, found))
+        };
+        let found = found.await;
         conn.release();
-        let mut found = found?;
-        found.keep_commits(self.settings.batch);
-        Ok(found)
+        let (timeouts, mut found) = found?;
+        found.keep_commits(batch);
+        Ok((timeouts, found))
     }
 
     fn decide(&self, sent: Sent) -> Decided {

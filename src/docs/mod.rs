@@ -14,3 +14,7 @@ pub mod design {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+
+#[cfg(feature = "export")]
+#[doc = include_str!("export.md")]
+pub mod export {}

@@ -13,7 +13,7 @@ use crate::outbox::OutboxRecord;
 
 /// Calls `send` for all records at once, and reports on each as soon as its own call is done. A panic fails the record
 /// that it is about, and no other.
-pub(super) async fn send_each<F, Fut, E>(batch: Vec<Delivery>, send: F)
+pub(crate) async fn send_each<F, Fut, E>(batch: Vec<Delivery>, send: F)
 where
     F: Fn(Arc<OutboxRecord>) -> Fut + Send + Sync,
     Fut: Future<Output = Result<(), E>> + Send,

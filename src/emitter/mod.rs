@@ -16,6 +16,7 @@ pub use channel::{ChannelEmitter, DeliveryReceiver};
 pub use closure::{FnEmitter, emitter_fn};
 pub(crate) use delivery::Report;
 pub use delivery::{Delivery, DeliveryFailure, FailureKind, Reports, deliveries};
+pub(crate) use each::send_each;
 pub use topic::{TOPIC_PREFIX, TopicFn, default_topic};
 
 /// Sends messages to the outside world: a broker, a queue, a function.

@@ -109,7 +109,8 @@ pub(super) async fn place(store: &MySqlStore, conn: &mut MySqlConnection, stream
     }
 }
 
-async fn insert_place(conn: &mut MySqlConnection, stream: i64, commit: i64) -> sqlx::Result<bool> {
+/// False if no global order is kept.
+pub(super) async fn insert_place(conn: &mut MySqlConnection, stream: i64, commit: i64) -> sqlx::Result<bool> {
     let counted = sqlx::query(
         "UPDATE saga_global_order
         SET position = LAST_INSERT_ID(position + 1)

@@ -17,20 +17,28 @@ use crate::streams::StreamTables;
 
 mod acknowledge;
 mod append;
+mod check;
 mod commit;
 mod dead_letter;
 mod fence;
 mod global_order;
+#[cfg(feature = "export")]
+mod import;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
+mod mapper;
 mod outbox;
 mod outbox_stats;
+mod parking;
 mod pool;
 mod read;
 mod schema;
 mod server;
 mod snapshot;
+mod timeout;
+mod timeout_due;
 
 pub use pool::after_release;
 

@@ -165,7 +165,7 @@ async fn select_marked(
                     FROM saga_outbox_message AS failed
                     WHERE failed.has_failed = 1
                         AND failed.stream_id = c.stream_id
-                        AND failed.commit_no < c.commit_no
+                        AND (failed.recorded_at, failed.commit_no) < (c.recorded_at, c.commit_no)
                 )
             )
         ORDER BY
@@ -259,8 +259,13 @@ async fn select_waiting(
                         AND failed.stream_id = m.stream_id
                         AND failed.aggregate_type = m.aggregate_type
                         AND failed.aggregate_id = m.aggregate_id
-                        AND (failed.commit_no, failed.message_index, failed.message_no)
-                            < (m.commit_no, m.message_index, CASE WHEN m.stream_id > 0 THEN 0 ELSE m.message_no END)
+                        AND (failed.recorded_at, failed.commit_no, failed.message_index, failed.message_no)
+                            < (
+                                m.recorded_at,
+                                m.commit_no,
+                                m.message_index,
+                                CASE WHEN m.stream_id > 0 THEN 0 ELSE m.message_no END
+                            )
                 )
             )
         ORDER BY

@@ -62,6 +62,9 @@ impl Schema for MySql {
     async fn drop_all(pool: &Pool<MySql>) -> Result<()> {
         let dropped = sqlx::raw_sql(
             "DROP VIEW IF EXISTS saga_event;
+            DROP TABLE IF EXISTS saga_parked_message;
+            DROP TABLE IF EXISTS saga_correlation_key;
+            DROP TABLE IF EXISTS saga_timeout;
             DROP TABLE IF EXISTS saga_inbox;
             DROP TABLE IF EXISTS saga_lease;
             DROP TABLE IF EXISTS saga_outbox_message;

@@ -41,6 +41,13 @@ impl MySqlStore {
         check_packet(bytes, server.max_packet_bytes)
     }
 
+    /// As [`check_write`](Self::check_write), for who gives commits their places by itself.
+    #[cfg(feature = "export")]
+    pub(super) async fn check_import(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<()> {
+        let limit = max_packet_bytes(conn).await;
+        check_packet(bytes, limit.map_err(|error| classify("asking for max_allowed_packet", error))?)
+    }
+
     async fn ask(&self, conn: &mut MySqlConnection) -> Result<Server> {
         if !self.globally_ordered {
             global_order::check_none(conn).await?;

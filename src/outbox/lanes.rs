@@ -242,7 +242,7 @@ pub(crate) async fn settle<DB: Database, T: OutboxTables<DB> + ?Sized>(
     failed: &[Failure],
 ) -> Result<()> {
     acknowledge(tables, tx, delivered).await?;
-    let commits: BTreeSet<_> = failed.iter().map(|failure| failure.id).filter(|id| id.row == 0).collect();
+    let commits: BTreeSet<_> = failed.iter().map(|failure| failure.id).filter(OutboxId::is_of_commit).collect();
     for commit in commits {
         split(tables, tx, OutboxId { index: 0, ..commit }, &BTreeSet::new()).await?;
     }
@@ -262,7 +262,7 @@ async fn acknowledge<DB: Database, T: OutboxTables<DB> + ?Sized>(
     let mut by_commit: BTreeMap<OutboxId, BTreeSet<OutboxId>> = BTreeMap::new();
     let mut slow = Vec::new();
     for id in ids {
-        if id.row == 0 {
+        if id.is_of_commit() {
             by_commit.entry(OutboxId { index: 0, ..*id }).or_default().insert(*id);
         } else {
             slow.push(*id);

@@ -2,11 +2,12 @@
 //!
 //! It has two lanes. A unit of work's messages wait in its own commit row, found by a thin mark
 //! that costs the commit next to nothing. Rows of their own are used for records that are saved
-//! without a saga, for records that are due later, and for what is left of a commit once some of its
-//! messages were acknowledged. Reading merges the two.
+//! without a saga, for records that are due later, for timeouts that are due, and for what is left of a commit once some
+//! of its messages were acknowledged. Reading merges the two.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,10 +15,11 @@ use futures_util::future::BoxFuture;
 use sqlx::{Database, Transaction};
 
 use crate::envelope::{Envelope, MAX_LABEL_BYTES};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{MAX_INSTANCE_ID_BYTES, check_name};
 use crate::lock::ClientId;
 use crate::saga::SagaStream;
+use crate::timeout::TIMEOUT_INDEX_BASE;
 use crate::timestamp::Timestamp;
 
 mod dead_letter;
@@ -52,6 +54,11 @@ impl OutboxId {
     /// Before every record.
     pub(crate) const START: Self =
         Self { recorded_at: i64::MIN, stream: i64::MIN, commit_number: i64::MIN, index: i64::MIN, row: i64::MIN };
+
+    /// It is of a message that a commit holds, or held; no row of its own, and no timeout.
+    pub(crate) fn is_of_commit(&self) -> bool {
+        self.row == 0 && self.index < TIMEOUT_INDEX_BASE
+    }
 }
 
 /// A record in the outbox.
@@ -74,11 +81,7 @@ pub struct OutboxRecord {
 impl OutboxRecord {
     /// The partition that it is in; all records of one stream are in one.
     pub(crate) fn partition(&self) -> i64 {
-        if self.id.stream > 0 {
-            self.id.stream % OUTBOX_PARTITIONS
-        } else {
-            partition_of(&self.aggregate_type, &self.aggregate_id)
-        }
+        partition_of_row(self.id.stream, &self.aggregate_type, &self.aggregate_id)
     }
 
     /// Name of the message's type.
@@ -124,7 +127,8 @@ pub struct NewOutboxRecord {
     pub aggregate_id: String,
     /// The message.
     pub envelope: Envelope,
-    /// Not to be delivered before, by the database's clock; at once if `None`.
+    /// Not to be delivered before, by the database's clock; at once if `None`. All records that wait for their time are passed
+    /// over at each look at the outbox; [timeouts](crate::UnitOfWork::schedule) are not.
     pub due_at: Option<Timestamp>,
 }
 
@@ -151,6 +155,11 @@ impl NewOutboxRecord {
     }
 }
 
+/// As [`OutboxRecord::partition`].
+pub(crate) fn partition_of_row(stream: i64, aggregate_type: &str, aggregate_id: &str) -> i64 {
+    if stream > 0 { stream % OUTBOX_PARTITIONS } else { partition_of(aggregate_type, aggregate_id) }
+}
+
 fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(aggregate_type.as_bytes());
@@ -163,7 +172,7 @@ fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
-    /// Messages that wait for delivery, also those that are due later.
+    /// Messages that wait for delivery, also records that are due later; of timeouts only those that are due.
     pub pending: u64,
     /// When the oldest of them was recorded.
     pub oldest: Option<Timestamp>,
@@ -334,10 +343,35 @@ impl fmt::Display for OutboxId {
     }
 }
 
+impl FromStr for OutboxId {
+    type Err = Error;
+
+    /// Reads what was printed.
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || Error::invalid("id of an outbox record", format!("{text:?} is not one"));
+        let parts: Result<Vec<i64>, _> = text.split(':').map(str::parse).collect();
+        match parts.map_err(|_| invalid())?.as_slice() {
+            &[recorded_at, stream, commit_number, index, row] => {
+                Ok(Self { recorded_at, stream, commit_number, index, row })
+            }
+            _ => Err(invalid()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::MessageKind;
+
+    #[test]
+    fn ids_are_read_as_they_are_printed() {
+        let id = OutboxId { recorded_at: -1, stream: 2, commit_number: 3, index: 0, row: i64::MAX };
+        assert_eq!(id.to_string().parse::<OutboxId>().expect("an id"), id);
+        for bad in ["", "1:2:3:4", "1:2:3:4:5:6", "1:2:3:4:x"] {
+            assert!(bad.parse::<OutboxId>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn headers_carry_identity_causes_type_and_time_and_keep_the_callers_own() {

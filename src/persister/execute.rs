@@ -207,14 +207,14 @@ impl<DB: Database> Persister<DB> {
 
     /// It is committed: what it sent can be relayed.
     fn done<R>(&self, value: R, saved: Saved, conflicts: u32) -> Executed<R> {
-        if let Some(waker) = self.waker.as_ref().filter(|_| saved.is_changed()) {
-            waker.wake();
+        if saved.is_changed() {
+            self.wake();
         }
         Executed::Done { value, saved, conflicts }
     }
 
     /// Waits before the next try, or gives the error of the last one.
-    async fn wait_to_retry(&self, lost: &mut u32, error: Error) -> Result<(), Error> {
+    pub(crate) async fn wait_to_retry(&self, lost: &mut u32, error: Error) -> Result<(), Error> {
         let Some(delay) = self.retry.delay(*lost) else { return Err(error) };
         *lost = lost.saturating_add(1);
         tokio::time::sleep(delay).await;

@@ -9,13 +9,14 @@ use crate::contents::Texts;
 use crate::envelope::{Envelope, Inbound};
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, MessageId, Offset};
-use crate::message::{MessageType, StoredForm, upcast_to_current};
+use crate::message::{MessageType, StoredForm};
 use crate::message_store::{CommitPage, Head, LoadFrom, LoadRequest, Loaded};
 use crate::recorder::Sender;
 use crate::saga::{Instance, Saga, SagaStream};
 use crate::snapshot::Snapshot;
 use crate::stream_name::StreamName;
 use crate::unit_of_work::{Handled, LoadReport, SnapshotFault, UnitOfWork};
+use crate::upcast::{UpcastError, upcast};
 
 impl<DB: Database> Persister<DB> {
     pub(super) async fn load<'s, S: Saga, T: Sender>(
@@ -115,7 +116,7 @@ pub(crate) struct Replay<'s, S: Saga> {
     stream: StreamName,
     pub(crate) instance: Instance<S::Data>,
     pub(crate) head: Head,
-    report: LoadReport,
+    pub(crate) report: LoadReport,
     texts: Texts,
 }
 
@@ -153,20 +154,22 @@ impl<'s, S: Saga> Replay<'s, S> {
     }
 
     pub(crate) fn apply(&mut self, page: &CommitPage) -> Result<()> {
-        for commit in &page.commits {
-            self.check_follows(commit)?;
-            let Self { saga, codecs, stream, instance, texts, .. } = self;
-            commit.decode_sharing(stream, texts, &mut |offset, envelope| {
-                let Some(offset) = offset else { return Ok(()) };
-                let event = decode_event::<S::Event>(codecs, stream, offset, &envelope)?;
-                saga.apply_event(&mut instance.data, &event, &envelope);
-                Ok(())
-            })?;
-            self.head = Head::after(self.head.key, commit)?;
-            self.instance.revision = self.head.next_offset.as_revision();
-            self.report.replayed_commits += 1;
-            self.report.replayed_events += u64::from(commit.event_count);
-        }
+        page.commits.iter().try_for_each(|commit| self.apply_commit(commit))
+    }
+
+    pub(super) fn apply_commit(&mut self, commit: &StoredCommit) -> Result<()> {
+        self.check_follows(commit)?;
+        let Self { saga, codecs, stream, instance, texts, .. } = self;
+        commit.decode_sharing(stream, texts, &mut |offset, envelope| {
+            let Some(offset) = offset else { return Ok(()) };
+            let event = decode_event::<S::Event>(codecs, stream, offset, &envelope)?;
+            saga.apply_event(&mut instance.data, &event, &envelope);
+            Ok(())
+        })?;
+        self.head = Head::after(self.head.key, commit)?;
+        self.instance.revision = self.head.next_offset.as_revision();
+        self.report.replayed_commits += 1;
+        self.report.replayed_events += u64::from(commit.event_count);
         Ok(())
     }
 
@@ -195,12 +198,18 @@ where
         payload: envelope.payload.clone(),
     };
     let message_id = envelope.message_id;
-    let form = upcast_to_current::<E>(form).map_err(|(name, version)| Error::UnknownType {
-        stream: stream.clone(),
-        offset,
-        message_id,
-        name: name.as_ref().to_owned(),
-        version,
+    let content_type = form.content_type.clone();
+    let form = upcast::<E>(form).map_err(|error| match error {
+        UpcastError::Unknown { type_name: name, type_version: version } => {
+            Error::UnknownType { stream: stream.clone(), offset, message_id, name, version }
+        }
+        failed @ UpcastError::Failed { .. } => Error::Undecodable {
+            stream: stream.clone(),
+            offset,
+            message_id,
+            content_type: content_type.as_ref().to_owned(),
+            source: failed.into(),
+        },
     })?;
     let undecodable = |source| Error::Undecodable {
         stream: stream.clone(),

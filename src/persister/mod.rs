@@ -24,10 +24,12 @@ mod attempt;
 mod execute;
 mod group;
 pub(crate) mod load;
-mod save;
+mod replay;
+pub(crate) mod save;
 
 pub use attempt::{Attempt, Finished};
 pub use execute::Executed;
+pub(crate) use replay::Checkpoint;
 
 /// Loads a saga instance by replaying its events, from the newest snapshot on, and saves what one
 /// unit of work did: events, commands, the handled message and a snapshot, all or nothing.
@@ -260,8 +262,19 @@ impl<DB: Database> Persister<DB> {
         }
     }
 
-    fn recorder<T: Sender>(&self, sender: T) -> Recorder<T> {
+    pub(crate) fn recorder<T: Sender>(&self, sender: T) -> Recorder<T> {
         Recorder::with_codecs(sender, self.codecs.clone(), self.limits)
+    }
+
+    pub(crate) fn codecs(&self) -> &Codecs {
+        &self.codecs
+    }
+
+    /// Something was committed: what it sent can be relayed.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
     }
 
     fn classify(&self, doing: &'static str) -> impl FnOnce(sqlx::Error) -> Error + '_ {

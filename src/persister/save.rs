@@ -4,15 +4,17 @@ use sqlx::{Connection, Database, Transaction};
 
 use super::load::as_handled;
 use super::{Persister, Snapshots};
-use crate::codec;
+use crate::codec::{self, check_size};
 use crate::commit::EncodedCommit;
 use crate::error::{Error, Result};
 use crate::ids::{CommitNumber, Revision};
+use crate::limits::Limits;
 use crate::message_store::{LoadFrom, LoadRequest, SnapshotChange, UnitCommit};
 use crate::outbox::NewOutboxRecord;
 use crate::recorder::Sender;
 use crate::saga::Saga;
 use crate::snapshot::Snapshot;
+use crate::timeout::TimeoutChange;
 use crate::unit_of_work::{Saved, UnitOfWork};
 
 /// A unit of work with all that can fail before SQL done.
@@ -20,7 +22,18 @@ pub(super) struct Prepared {
     pub(super) encoded: EncodedCommit,
     pub(super) snapshot: Option<Snapshot>,
     completed: bool,
+    timeouts: TimeoutPlan,
     pub(super) unchanged: bool,
+}
+
+/// What is to be done to the instance's timeouts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TimeoutPlan {
+    None,
+    /// What the unit of work asked for.
+    AsAsked,
+    /// The instance completes, and its saga wants none of them delivered any more.
+    CancelAll,
 }
 
 impl<DB: Database> Persister<DB> {
@@ -28,8 +41,8 @@ impl<DB: Database> Persister<DB> {
     /// recorded, and without a handled message, nothing is written.
     ///
     /// The unit of work is one row of the database: even a caller who drops this call half-way, or goes on
-    /// after an error, and then commits leaves the unit whole or absent. With a repository of its own for
-    /// snapshots or outbox it is several statements inside a savepoint: an error leaves it absent, but a caller
+    /// after an error, and then commits leaves the unit whole or absent. With changes to timeouts, or a repository of its
+    /// own for snapshots or outbox, it is several statements inside a savepoint: an error leaves it absent, but a caller
     /// who drops this call must then roll back.
     ///
     /// # Errors
@@ -105,12 +118,20 @@ impl<DB: Database> Persister<DB> {
         if unit.head.next_offset.checked_add(u64::from(encoded.event_count))? != unit.instance.revision.next_offset() {
             return Err(Error::invalid("event", "the recorder has it, the instance has not; use UnitOfWork::publish"));
         }
-        let done = unit.completing || (encoded.event_count > 0 && unit.saga.is_complete(&unit.instance.data));
-        let completed = unit.head.completed || done;
-        let completes = completed && !unit.head.completed;
-        let unchanged = encoded.message_count == 0 && recorder.inbound().is_none() && !completes;
+        let completes = unit.completes();
+        let completed = unit.head.completed || completes;
+        check_timeouts(&unit.timeouts, recorder.limits())?;
+        let timeouts = if completes && unit.saga.completion_cancels_timeouts() {
+            if unit.head.is_at_start() { TimeoutPlan::None } else { TimeoutPlan::CancelAll }
+        } else if unit.timeouts.is_empty() {
+            TimeoutPlan::None
+        } else {
+            TimeoutPlan::AsAsked
+        };
+        let unchanged =
+            encoded.message_count == 0 && recorder.inbound().is_none() && !completes && timeouts == TimeoutPlan::None;
         let snapshot = if unchanged || completed || encoded.event_count == 0 { None } else { self.due_snapshot(unit)? };
-        Ok(Prepared { encoded, snapshot, completed, unchanged })
+        Ok(Prepared { encoded, snapshot, completed, timeouts, unchanged })
     }
 
     /// The snapshot that this unit of work is to take, if any. A state that cannot be stored does
@@ -176,6 +197,7 @@ impl<DB: Database> Persister<DB> {
     ) -> bool {
         let snapshots = matches!(self.snapshots, Snapshots::Separate(_));
         snapshots && (prepared.snapshot.is_some() || prepared.completed)
+            || prepared.timeouts != TimeoutPlan::None
             || self.outbox.is_some() && unit.recorder.uses_outbox() && prepared.encoded.message_count > 0
     }
 
@@ -213,6 +235,15 @@ impl<DB: Database> Persister<DB> {
         prepared: &Prepared,
     ) -> Result<()> {
         let stream = &unit.stream;
+        let changes = match prepared.timeouts {
+            TimeoutPlan::None => &[],
+            TimeoutPlan::AsAsked => unit.timeouts.as_slice(),
+            TimeoutPlan::CancelAll => &[TimeoutChange::CancelAll],
+        };
+        if !changes.is_empty() {
+            let commit = unit.head.commit_number.checked_add(1)?;
+            self.store.change_timeouts(tx, stream, commit, changes).await?;
+        }
         if let (Some(outbox), true) = (&self.outbox, unit.recorder.uses_outbox()) {
             let record = |message| NewOutboxRecord::of_saga(stream, message);
             let records: Vec<_> = unit.recorder.recorded().iter().cloned().map(record).collect();
@@ -250,4 +281,17 @@ impl<DB: Database> Persister<DB> {
         let expected = unit.head.next_offset;
         Err(Error::Conflict { stream: stream.name.clone(), expected, actual })
     }
+}
+
+/// The same limits as for commands, each and all together.
+pub(crate) fn check_timeouts(changes: &[TimeoutChange], limits: &Limits) -> Result<()> {
+    let mut total = 0_usize;
+    for change in changes {
+        if let TimeoutChange::Schedule { message, .. } = change {
+            message.check()?;
+            let metadata = message.metadata.iter().map(|(key, value)| key.len() + value.len());
+            total = metadata.fold(total.saturating_add(message.payload.len()), usize::saturating_add);
+        }
+    }
+    check_size("timeouts of one unit of work in bytes", total, limits.unit_bytes)
 }

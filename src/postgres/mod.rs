@@ -14,20 +14,28 @@ use crate::streams::StreamTables;
 
 mod acknowledge;
 mod append;
+mod check;
 mod commit;
 mod dead_letter;
 mod epoch;
 mod global_order;
+#[cfg(feature = "export")]
+mod import;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
+mod mapper;
 mod notify;
 mod outbox;
 mod outbox_stats;
+mod parking;
 mod read;
 mod schema;
 pub mod session;
 mod snapshot;
+mod timeout;
+mod timeout_due;
 
 pub use notify::{NOTIFY_CHANNEL, NOTIFY_DEBOUNCE, OutboxNotifier};
 

@@ -39,6 +39,9 @@ impl Schema for Postgres {
             "BEGIN;
             DROP VIEW IF EXISTS saga_event;
             DROP FUNCTION IF EXISTS saga_commit_events(text, bytea);
+            DROP TABLE IF EXISTS saga_parked_message;
+            DROP TABLE IF EXISTS saga_correlation_key;
+            DROP TABLE IF EXISTS saga_timeout;
             DROP TABLE IF EXISTS saga_inbox;
             DROP TABLE IF EXISTS saga_lease;
             DROP TABLE IF EXISTS saga_outbox_message;

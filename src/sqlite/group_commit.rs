@@ -24,8 +24,8 @@ impl Persister<Sqlite> {
     /// At most [`MAX_GROUP_CALLERS`](super::MAX_GROUP_CALLERS) calls are in progress; further ones wait. Who waits
     /// holds no connection.
     ///
-    /// Units of work with a [fence](crate::UnitOfWork::fence), or with something to write in an outbox or a snapshot
-    /// repository of their own, are committed by themselves, as is all that is saved in a transaction of the
+    /// Units of work with a [fence](crate::UnitOfWork::fence), with changes to timeouts, or with something to write in an
+    /// outbox or a snapshot repository of their own, are committed by themselves, as is all that is saved in a transaction of the
     /// caller's.
     ///
     /// [`execute`](Self::execute) then gives [`Error::InvalidInput`] for another pool, and

@@ -27,7 +27,7 @@ macro_rules! page_of_marks {
                     FROM saga_outbox_message AS failed
                     WHERE failed.stream_id = c.stream_id
                         AND failed.attempts > 0
-                        AND failed.commit_no < c.commit_no
+                        AND (failed.recorded_at, failed.commit_no) < (c.recorded_at, c.commit_no)
                 )
             )
         ORDER BY

@@ -17,21 +17,29 @@ use crate::streams::StreamTables;
 
 mod acknowledge;
 mod append;
+mod check;
 mod commit;
 mod commit_rows;
 mod dead_letter;
 mod global_order;
 mod group_commit;
+#[cfg(feature = "export")]
+mod import;
 mod inbox;
+mod inspect;
 mod lease;
 mod load;
+mod mapper;
 mod marked;
 mod outbox;
 mod outbox_stats;
 mod packed;
+mod parking;
 mod read;
 mod schema;
 mod snapshot;
+mod timeout;
+mod timeout_due;
 
 pub use crate::commit_queue::{MAX_GROUP_BYTES, MAX_GROUP_CALLERS, MAX_GROUP_UNITS};
 

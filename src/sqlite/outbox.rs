@@ -145,8 +145,13 @@ async fn select_waiting(
                         AND failed.aggregate_type = m.aggregate_type
                         AND failed.aggregate_id = m.aggregate_id
                         AND failed.attempts > 0
-                        AND (failed.commit_no, failed.message_index, failed.message_no)
-                            < (m.commit_no, m.message_index, CASE WHEN m.stream_id > 0 THEN 0 ELSE m.message_no END)
+                        AND (failed.recorded_at, failed.commit_no, failed.message_index, failed.message_no)
+                            < (
+                                m.recorded_at,
+                                m.commit_no,
+                                m.message_index,
+                                CASE WHEN m.stream_id > 0 THEN 0 ELSE m.message_no END
+                            )
                 )
             )
         ORDER BY

@@ -11,7 +11,7 @@ use crate::error::Result;
 static EMBEDDED: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// How many tables the migrations make.
-const TABLES: i64 = 7;
+const TABLES: i64 = 8;
 
 #[async_trait]
 impl Schema for Sqlite {
@@ -48,6 +48,9 @@ impl Schema for Sqlite {
         let dropped = sqlx::raw_sql(
             "BEGIN IMMEDIATE;
             DROP VIEW IF EXISTS saga_event;
+            DROP TABLE IF EXISTS saga_parked_message;
+            DROP TABLE IF EXISTS saga_correlation_key;
+            DROP TABLE IF EXISTS saga_timeout;
             DROP TABLE IF EXISTS saga_inbox;
             DROP TABLE IF EXISTS saga_lease;
             DROP TABLE IF EXISTS saga_outbox_message;
@@ -77,7 +80,8 @@ pub(super) async fn is_complete(conn: &mut SqliteConnection) -> bool {
                 'saga_snapshot',
                 'saga_outbox_message',
                 'saga_lease',
-                'saga_inbox'
+                'saga_inbox',
+                'saga_timeout'
             )",
     )
     .fetch_one(conn)

@@ -15,8 +15,8 @@
 //! and `Counter` and the builders of envelopes are in [`harness::sample`].
 //!
 //! After every clause the harness checks: no connection is missing from the pool, no transaction
-//! or lock is left on the server, every stream is dense and readable, and every message of every saga
-//! is in the outbox exactly once. A clause that breaks rows on purpose says
+//! or lock is left on the server, every stream is dense and readable, every message of every saga
+//! is in the outbox exactly once, and no timeout is without its commit or in two places. A clause that breaks rows on purpose says
 //! [`will_damage`](harness::TestDb::will_damage), one that acknowledges messages, or sends them
 //! by itself, [`will_relay`](harness::TestDb::will_relay).
 //!
@@ -35,6 +35,7 @@ use std::process::ExitCode;
 mod harness;
 
 mod bad_input;
+mod check;
 mod completion;
 mod consumer;
 mod damage;
@@ -49,13 +50,17 @@ mod dispatcher_stop;
 mod event_logs;
 mod event_stream;
 mod execute;
+#[cfg(feature = "export")]
+mod export;
 mod failures;
 mod fencing;
 mod fencing_isolation;
 mod fencing_races;
 mod global_order;
 mod group_commit;
+mod handlers;
 mod inbox;
+mod inspect;
 mod isolation;
 mod large_units;
 mod lease;
@@ -67,6 +72,8 @@ mod lease_status;
 mod lease_waiting;
 mod load;
 mod lock_purger;
+mod mapper;
+mod message_handler;
 mod message_store;
 mod message_types;
 mod migrations;
@@ -80,6 +87,7 @@ mod outbox_lock;
 mod outbox_notifier;
 mod outbox_order;
 mod panics;
+mod parking;
 mod persister_races;
 mod races;
 mod ranges;
@@ -107,8 +115,14 @@ mod snapshot;
 mod snapshot_due;
 mod snapshot_faults;
 mod subscriptions;
+mod timeouts;
+mod timeouts_changed;
+mod timeouts_in_groups;
+mod timeouts_relayed;
+mod timeouts_unsupported;
 mod transactions;
 mod unit_of_work;
+mod verify_replay;
 
 fn main() -> ExitCode {
     if let Some(played) = harness::play_lease_client() {
@@ -118,6 +132,7 @@ fn main() -> ExitCode {
     let mut suite = harness::Suite::new();
     for clauses in [
         bad_input::clauses,
+        check::clauses,
         completion::clauses,
         consumer::clauses,
         damage::clauses,
@@ -132,13 +147,17 @@ fn main() -> ExitCode {
         event_logs::clauses,
         event_stream::clauses,
         execute::clauses,
+        #[cfg(feature = "export")]
+        export::clauses,
         failures::clauses,
         fencing::clauses,
         fencing_isolation::clauses,
         fencing_races::clauses,
         global_order::clauses,
         group_commit::clauses,
+        handlers::clauses,
         inbox::clauses,
+        inspect::clauses,
         isolation::clauses,
         large_units::clauses,
         lease::clauses,
@@ -150,6 +169,8 @@ fn main() -> ExitCode {
         lease_waiting::clauses,
         load::clauses,
         lock_purger::clauses,
+        mapper::clauses,
+        message_handler::clauses,
         message_store::clauses,
         message_types::clauses,
         migrations::clauses,
@@ -163,6 +184,7 @@ fn main() -> ExitCode {
         outbox_notifier::clauses,
         outbox_order::clauses,
         panics::clauses,
+        parking::clauses,
         persister_races::clauses,
         races::clauses,
         ranges::clauses,
@@ -190,8 +212,14 @@ fn main() -> ExitCode {
         snapshot_due::clauses,
         snapshot_faults::clauses,
         subscriptions::clauses,
+        timeouts::clauses,
+        timeouts_changed::clauses,
+        timeouts_in_groups::clauses,
+        timeouts_relayed::clauses,
+        timeouts_unsupported::clauses,
         transactions::clauses,
         unit_of_work::clauses,
+        verify_replay::clauses,
     ] {
         clauses(&mut suite);
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::Context;
 use sagastore::{
     Error, GlobalPosition, GloballyOrderedStore, MIGRATIONS_TABLE, MessageStore, Migrated, NewOutboxRecord, Offset,
     OutboxRepository, SnapshotFrequency, SnapshotRepository, check_schema, drop_schema, migrate, migrate_from,
@@ -11,7 +12,7 @@ use sqlx::Pool;
 use tokio::task::JoinSet;
 
 use crate::harness::sample::{Counter, added, event, events, instance, stream};
-use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses};
+use crate::harness::{Clause, HOUR, Kind, Subject, TestDb, assert_error, clauses};
 
 clauses! {
     a_second_migration_changes_nothing: BASIC,
@@ -77,9 +78,19 @@ async fn schema<DB: Subject>(db: &TestDb<DB>) -> anyhow::Result<Vec<Vec<Option<S
     Ok(found)
 }
 
+/// The versions of the migrations, as their names say.
+fn versions<DB: Subject>() -> anyhow::Result<Vec<i64>> {
+    let version = |name: &String| Ok(name.split('_').next().unwrap_or_default().parse()?);
+    migration_names::<DB>()?.iter().map(version).collect()
+}
+
+fn newest<DB: Subject>() -> anyhow::Result<i64> {
+    versions::<DB>()?.last().copied().context("no migrations")
+}
+
 async fn a_second_migration_changes_nothing<DB: Subject>(db: TestDb<DB>) -> Clause {
     check_schema(db.pool()).await?;
-    let (before, version) = (schema(&db).await?, i64::try_from(migration_names::<DB>()?.len())?);
+    let (before, version) = (schema(&db).await?, newest::<DB>()?);
     assert!(before.len() > 5);
     assert_eq!(migrate(db.pool()).await?, Migrated::NothingToDo { version });
     assert_eq!(migrate_from(db.pool(), &folder::<DB>()).await?, Migrated::NothingToDo { version });
@@ -88,7 +99,7 @@ async fn a_second_migration_changes_nothing<DB: Subject>(db: TestDb<DB>) -> Clau
 }
 
 async fn several_processes_may_migrate_at_once<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let version = i64::try_from(migration_names::<DB>()?.len())?;
+    let (version, migrations) = (newest::<DB>()?, i64::try_from(migration_names::<DB>()?.len())?);
     for _ in 0..3 {
         drop_schema(db.pool()).await?;
         let (mut processes, mut ends) = (JoinSet::new(), Vec::new());
@@ -105,16 +116,16 @@ async fn several_processes_may_migrate_at_once<DB: Subject>(db: TestDb<DB>) -> C
             );
         }
         check_schema(db.pool()).await?;
-        assert_eq!(db.count("SELECT COUNT(*) FROM saga_migrations").await?, version);
+        assert_eq!(db.count("SELECT COUNT(*) FROM saga_migrations").await?, migrations);
     }
     Ok(())
 }
 
 async fn each_older_schema_is_upgraded_with_its_data<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let all = migration_names::<DB>()?.len();
-    for older in 1..all {
+    let (versions, to) = (versions::<DB>()?, newest::<DB>()?);
+    for older in 1..versions.len() {
         drop_schema(db.pool()).await?;
-        let (from, to) = (i64::try_from(older)?, i64::try_from(all)?);
+        let from = versions[older - 1];
         let old = first_migrations::<DB>(older)?;
         assert_eq!(migrate_from(db.pool(), old.path()).await?, Migrated::Applied { from: 0, to: from });
         assert_error!(check_schema(db.pool()).await, Error::SchemaMissing { .. });
@@ -124,19 +135,20 @@ async fn each_older_schema_is_upgraded_with_its_data<DB: Subject>(db: TestDb<DB>
         check_schema(db.pool()).await?;
         let found: Vec<_> = db.events(&name).await?.unwrap().iter().map(|event| event.envelope.message_id).collect();
         assert_eq!(found, messages.iter().map(|message| message.message_id).collect::<Vec<_>>());
-        assert_eq!(use_it(&db, db.pool()).await?, 3, "an upgrade from version {older}");
+        assert_eq!(use_it(&db, db.pool()).await?, 3, "an upgrade from version {from}");
         db.check_invariants().await?;
     }
     Ok(())
 }
 
-/// Counts to three with snapshots, and adds a record to the outbox.
+/// Counts to three with snapshots and a timeout, and adds a record to the outbox.
 async fn use_it<DB: Subject>(db: &TestDb<DB>, pool: &Pool<DB>) -> anyhow::Result<i64> {
     let persister = db.persister().with_snapshot_frequency(SnapshotFrequency::every(2));
     let (id, store, mut sum) = (instance("1"), db.store(), 0);
     for _ in 0..3 {
         let done = persister.execute(pool, &Counter, &id, Some(sagastore::MessageId::new().into()), |unit| {
             unit.publish(added(1))?;
+            unit.schedule("reminder", &added(1), HOUR)?;
             Ok::<_, Error>(unit.instance().data)
         });
         let sagastore::Executed::Done { value, .. } = done.await? else { anyhow::bail!("it was not handled before") };
@@ -174,6 +186,8 @@ async fn without_tables_every_call_says_so<DB: Subject>(db: TestDb<DB>) -> Claus
         store.load_saga_snapshot(&mut conn, "counter", &id).await,
         store.find_batch(&mut conn, None, 1).await,
         store.stats(&mut conn).await,
+        store.pending_timeouts(&mut conn, &name, None, 1).await,
+        store.timeout_stats(&mut conn).await,
         store.consumer_position(&mut conn, "reader").await,
         db.persister().load_instance(&Counter, &mut conn, &id).await,
     );
@@ -195,6 +209,7 @@ async fn without_tables_every_call_says_so<DB: Subject>(db: TestDb<DB>) -> Claus
         tx: store.append_messages(&mut tx, &name, Offset::of(1), &events(1)).await,
         tx: store.append_messages(&mut tx, &name, Offset::ZERO, &[]).await,
         tx: store.delete_saga_snapshots(&mut tx, "counter", &id).await,
+        tx: store.release_due_timeouts(&mut tx, 1).await,
         tx: store.save(&mut tx, &[NewOutboxRecord::new("kind", "id", event(1))]).await,
         tx: store.move_consumer(&mut tx, "reader", GlobalPosition::START, GlobalPosition::START).await,
         tx: db.persister().begin_unit_of_work(&Counter, &mut tx, sagastore::Outbox, &id).await,
@@ -207,7 +222,8 @@ async fn without_tables_every_call_says_so<DB: Subject>(db: TestDb<DB>) -> Claus
 
 async fn each_single_missing_table_is_told<DB: Subject>(db: TestDb<DB>) -> Clause {
     db.will_damage();
-    for table in ["saga_outbox_message", "saga_snapshot", "saga_consumer", "saga_commit", "saga_stream"] {
+    for table in ["saga_outbox_message", "saga_snapshot", "saga_consumer", "saga_timeout", "saga_commit", "saga_stream"]
+    {
         drop_schema(db.pool()).await?;
         let _ = migrate(db.pool()).await?;
         db.sql("DROP VIEW saga_event").await?;
@@ -216,6 +232,7 @@ async fn each_single_missing_table_is_told<DB: Subject>(db: TestDb<DB>) -> Claus
         let refused = match table {
             "saga_outbox_message" => store.find_batch(&mut conn, None, 1).await.map(drop),
             "saga_snapshot" => store.load_saga_snapshot(&mut conn, "counter", &instance("1")).await.map(drop),
+            "saga_timeout" => store.timeout_stats(&mut conn).await.map(drop),
             "saga_consumer" => store.consumer_position(&mut conn, "reader").await.map(drop),
             _ => store.read_page(&mut conn, &stream("a"), Offset::ZERO, 1).await.map(drop),
         };
@@ -247,7 +264,7 @@ async fn reading_and_writing_rows_is_all_the_right_that_is_needed<DB: Subject>(d
 }
 
 async fn a_newer_schema_is_refused_and_left_alone<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let known = i64::try_from(migration_names::<DB>()?.len())?;
+    let known = newest::<DB>()?;
     let future = format!(
         "INSERT INTO saga_migrations (version, description, success, checksum, execution_time)
         VALUES (9999, 'of the future', TRUE, {}, 0)",

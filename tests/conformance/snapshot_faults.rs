@@ -269,6 +269,7 @@ async fn a_snapshot_of_another_saga_is_an_error<DB: Subject>(db: TestDb<DB>) -> 
 }
 
 async fn a_database_that_cannot_tell_is_an_error_and_not_no_snapshot<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_damage();
     let fixture = Fixture::new(db).await?;
     let (db, id) = (&fixture.db, instance("1"));
     db.sql("ALTER TABLE saga_snapshot RENAME TO put_away").await?;

@@ -10,9 +10,10 @@ use crate::codec::Codecs;
 use crate::envelope::Inbound;
 use crate::error::Cause;
 use crate::handler::HandleMessage;
-use crate::message::{StoredForm, upcast_to_current};
+use crate::message::StoredForm;
 use crate::saga::Saga;
 use crate::unit_of_work::UnitOfWork;
+use crate::upcast::{UpcastError, upcast};
 
 /// Most timeouts that one advance of the clock delivers; more are taken for an endless chain.
 pub const MAX_DELIVERIES: u32 = 1_000;
@@ -49,7 +50,7 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
     }
 
     /// Hands the saga a message as it is stored or sent, of an older version too; see
-    /// [`stored_json`](super::stored_json).
+    /// [`StoredForm::json`].
     ///
     /// # Panics
     /// As [`when`](Self::when).
@@ -153,7 +154,11 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
 }
 
 fn decode<S: HandleMessage>(codecs: &Codecs, form: StoredForm) -> Result<S::Message, Cause> {
-    let form = upcast_to_current::<S::Message>(form)
-        .map_err(|(name, version)| format!("the saga does not handle messages of type {name:?} version {version}"))?;
+    let form = upcast::<S::Message>(form).map_err(|error| match error {
+        UpcastError::Unknown { type_name, type_version } => {
+            format!("the saga does not handle messages of type {type_name:?} version {type_version}").into()
+        }
+        failed @ UpcastError::Failed { .. } => Cause::from(failed),
+    })?;
     codecs.decode(&form.content_type, &form.payload)
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use sagastore::check::{FindingKind, check_data};
 use sagastore::{CommitNumber, Envelope, MessageId, MessageStore, Offset, OutboxRecord, OutboxRepository, StreamName};
 
 use super::{Subject, TestDb};
@@ -12,6 +13,17 @@ use super::{Subject, TestDb};
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 /// How many events or records are read at once.
 const PAGE: u32 = 1000;
+
+/// What the check may find after a clause.
+const ON_PURPOSE: [FindingKind; 7] = [
+    FindingKind::UndecodablePayload,
+    FindingKind::EmptyStream,
+    FindingKind::OrphanSnapshot,
+    FindingKind::ForeignSnapshot,
+    FindingKind::DamagedSnapshot,
+    FindingKind::MisplacedSnapshot,
+    FindingKind::EventsAfterCompletion,
+];
 
 /// What a clause did on purpose.
 pub(crate) struct Expected {
@@ -27,8 +39,20 @@ impl<DB: Subject> TestDb<DB> {
         if expected.damaged {
             return Ok(());
         }
+        self.check_timeouts().await?;
         let sent = self.check_streams().await?;
+        self.check_data().await?;
         self.check_outbox(&sent, expected.relayed).await
+    }
+
+    /// The crate's own check finds nothing but what clauses do on purpose: payloads that are not what they say, snapshots
+    /// without a stream or damaged ones, and plain appends to completed instances.
+    async fn check_data(&self) -> anyhow::Result<()> {
+        let mut found = Vec::new();
+        check_data(self.pool(), &mut |finding| found.push(finding)).await?;
+        found.retain(|finding| !ON_PURPOSE.contains(&finding.kind));
+        ensure!(found.is_empty(), "the check found {found:?}");
+        Ok(())
     }
 
     /// The pool is full, and the server knows of no transaction or lock.

@@ -1,6 +1,7 @@
 //! What every clause is run by.
 
 mod arguments;
+pub(crate) mod booking;
 mod cut;
 mod databases;
 mod invariants;
@@ -20,6 +21,7 @@ mod sqlite;
 mod subject;
 mod suite;
 mod test_db;
+mod timeouts;
 mod units;
 mod until;
 mod work;
@@ -38,6 +40,7 @@ pub(crate) use relay::{Relay, Sent, amount, attempts, quick};
 pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};
 pub(crate) use test_db::TestDb;
+pub(crate) use timeouts::HOUR;
 pub(crate) use units::{Footprint, stream_of, wait_for};
 pub(crate) use until::until;
 

@@ -1,4 +1,8 @@
 //! Timeouts: messages that an instance sends to itself for later.
+//!
+//! Pending ones have a table of their own, so that any number of them costs the outbox's readers nothing. A
+//! [`Dispatcher`](crate::dispatcher::Dispatcher) hands what is due over to the outbox, where it waits its turn with the
+//! other messages of its stream.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,6 +11,18 @@ use crate::envelope::Envelope;
 use crate::error::Result;
 use crate::ids::check_name;
 use crate::timestamp::Timestamp;
+
+mod change;
+mod pending;
+mod release;
+mod row;
+mod tables;
+
+pub(crate) use change::change;
+pub use pending::{PendingTimeout, TimeoutStats};
+pub(crate) use release::{Released, release};
+pub(crate) use row::{CountRow, TimeoutRow, span};
+pub(crate) use tables::{DueLook, NewTimeout, TimeoutTables};
 
 /// Longest name of a timeout, in bytes of UTF-8.
 pub const MAX_TIMEOUT_NAME_BYTES: usize = 160;
@@ -18,6 +34,10 @@ pub const TIMEOUT_SAGA: &str = "sagastore-timeout-saga";
 pub const TIMEOUT_INSTANCE: &str = "sagastore-timeout-instance";
 /// Metadata of a timeout's message: its name.
 pub const TIMEOUT_NAME: &str = "sagastore-timeout-name";
+
+/// Timeouts are numbered among the messages of their commit from here on, beyond all numbers of messages: so a timeout
+/// is never taken for a message of its commit.
+pub(crate) const TIMEOUT_INDEX_BASE: i64 = 1 << 32;
 
 /// When a timeout is to be delivered, by the database's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

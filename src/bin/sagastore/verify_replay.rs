@@ -1,0 +1,68 @@
+//! The verb `verify-replay`.
+
+use std::path::Path;
+
+use sagastore::transfer::{Entry, ExportedCommit};
+use sagastore::{Envelope, JSON_CONTENT_TYPE};
+use serde_json::json;
+
+use crate::import::reader;
+use crate::output::{Output, plain};
+use crate::verdict::{Failure, Outcome, Verdict};
+
+pub(crate) fn run(path: &Path, output: &mut Output) -> Outcome {
+    let (mut reader, progress) = reader(path)?;
+    let (mut stream, mut broken) = (String::new(), 0_u64);
+    while let Some(entry) = reader.next_entry()? {
+        match entry {
+            Entry::Stream(next) => stream = next.name,
+            Entry::Commit(commit) => {
+                for message in commit.messages.iter().filter(|message| !is_readable(message)) {
+                    broken += 1;
+                    tell(&stream, &commit, message, output)?;
+                }
+            }
+            _ => {}
+        }
+        progress.count(reader.tally().bytes);
+    }
+    progress.end();
+    let tally = reader.tally();
+    if output.is_json() {
+        output.object(&json!({
+            "verified": {
+                "streams": tally.streams,
+                "commits": tally.commits,
+                "messages": tally.messages,
+                "undecodable": broken,
+                "finished": tally.finished,
+            }
+        }))?;
+    } else {
+        output.line(format_args!(
+            "{} streams with {} commits and {} messages are as they were exported; {broken} payloads do not decode",
+            tally.streams, tally.commits, tally.messages
+        ))?;
+    }
+    output.flush()?;
+    if !tally.finished {
+        return Err(Failure::failed("the export is not finished: its last line is missing; resume it"));
+    }
+    Ok(if broken == 0 { Verdict::Fine } else { Verdict::Found })
+}
+
+/// Only of JSON it is known what makes it readable.
+fn is_readable(message: &Envelope) -> bool {
+    &*message.content_type != JSON_CONTENT_TYPE
+        || serde_json::from_slice::<serde::de::IgnoredAny>(&message.payload).is_ok()
+}
+
+fn tell(stream: &str, commit: &ExportedCommit, message: &Envelope, output: &mut Output) -> std::io::Result<()> {
+    if output.is_json() {
+        return output.object(&json!({
+            "undecodable": { "stream": stream, "commit": commit.number.get(), "message_id": message.message_id }
+        }));
+    }
+    let (name, number, id) = (plain(stream), commit.number, message.message_id);
+    output.line(format_args!("stream {name:?}, commit {number}: the payload of message {id} is no JSON"))
+}

@@ -1,0 +1,27 @@
+//! What else happens in the transaction of a handled message.
+
+use async_trait::async_trait;
+use sqlx::{Database, Transaction};
+
+use crate::envelope::Envelope;
+use crate::error::Cause;
+use crate::saga::Saga;
+use crate::unit_of_work::UnitOfWork;
+
+/// Reads and writes of the program's own, in the transaction in which a saga handles a message: a projection, a table
+/// of the business. They share the fate of the unit of work.
+#[async_trait]
+pub trait InTransaction<S: Saga, DB: Database>: Send + Sync {
+    /// Called after the saga has decided and before its unit of work is saved; it may record more in `unit`.
+    ///
+    /// It runs again if the transaction is lost to others, so it must have no effects outside it.
+    ///
+    /// # Errors
+    /// Anything; nothing of the message is then stored.
+    async fn run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        unit: &mut UnitOfWork<'_, S>,
+        message: &Envelope,
+    ) -> Result<(), Cause>;
+}

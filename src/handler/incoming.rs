@@ -1,0 +1,84 @@
+//! A message as its saga sees it.
+
+use super::{HandleMessage, MessageHandler};
+use crate::backend::Backend;
+use crate::codec::Codecs;
+use crate::envelope::Envelope;
+use crate::error::{Error, Result};
+use crate::ids::InstanceId;
+use crate::message::{MessageType, StoredForm};
+use crate::saga::Saga;
+use crate::timeout::{TIMEOUT_INSTANCE, TIMEOUT_SAGA};
+use crate::upcast::{UpcastError, upcast};
+
+/// A message that a saga handles.
+pub(super) struct Incoming<'a, S: HandleMessage> {
+    pub(super) envelope: &'a Envelope,
+    pub(super) message: S::Message,
+    pub(super) trigger: bool,
+    /// The instance that scheduled it, if it is a timeout.
+    pub(super) timeout_of: Option<InstanceId>,
+}
+
+impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
+    /// Says whether a message is of a type that the saga handles, and no timeout of another saga.
+    pub fn handles(&self, message: &Envelope) -> bool {
+        !matches!(current_form(&*self.saga, message), Ok(None))
+    }
+}
+
+/// The current form of a message; `None` if it is not for this saga.
+fn current_form<S: HandleMessage>(saga: &S, envelope: &Envelope) -> Result<Option<StoredForm>, UpcastError> {
+    if envelope.metadata.get(TIMEOUT_SAGA).is_some_and(|key| key != saga.persistence_key()) {
+        return Ok(None);
+    }
+    let form = StoredForm {
+        type_name: envelope.type_name.clone(),
+        type_version: envelope.type_version,
+        content_type: envelope.content_type.clone(),
+        payload: envelope.payload.clone(),
+    };
+    match upcast::<S::Message>(form) {
+        Ok(form) => Ok(Some(form)),
+        Err(UpcastError::Unknown { .. }) => Ok(None),
+        Err(failed) => Err(failed),
+    }
+}
+
+impl<'a, S: HandleMessage> Incoming<'a, S> {
+    /// Decodes a message; `None` if it is not for this saga.
+    pub(super) fn decode(saga: &S, codecs: &Codecs, envelope: &'a Envelope) -> Result<Option<Self>> {
+        let undecodable = |source| Error::UndecodableMessage {
+            message_id: envelope.message_id,
+            type_name: envelope.type_name.as_ref().to_owned(),
+            content_type: envelope.content_type.as_ref().to_owned(),
+            source,
+        };
+        let Some(form) = current_form(saga, envelope).map_err(|error| undecodable(error.into()))? else {
+            return Ok(None);
+        };
+        let message: S::Message = codecs.decode(&form.content_type, &form.payload).map_err(undecodable)?;
+        let tag = message.message_type();
+        if tag.name != &*form.type_name || tag.version != form.type_version {
+            return Err(undecodable(format!("the payload is a {} version {}", tag.name, tag.version).into()));
+        }
+        let timeout_of = match envelope.metadata.get(TIMEOUT_SAGA) {
+            Some(_) => envelope.metadata.get(TIMEOUT_INSTANCE).map(InstanceId::new).transpose()?,
+            None => None,
+        };
+        let trigger = timeout_of.is_none() && saga.is_trigger(&message);
+        Ok(Some(Self { envelope, message, trigger, timeout_of }))
+    }
+}
+
+/// The text pairs by which a trace goes on through the outbox, as W3C Trace Context names them.
+pub(super) const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
+
+/// What is recorded belongs to the trace of the message that led to it.
+pub(super) fn carry_trace<S: Saga>(envelope: &Envelope, unit: &mut crate::UnitOfWork<'_, S>) {
+    for key in TRACE_CONTEXT {
+        if let Some(value) = envelope.metadata.get(key) {
+            unit.sender().set_metadata(key, value.as_str());
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Bringing the mapping of all instances up to date.
+
+use sqlx::Pool;
+
+use super::{HandleMessage, Mapping, MessageHandler};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::guarded_connection::GuardedConnection;
+use crate::ids::{InstanceId, MessageId};
+use crate::mapper::{Mapper, MapperTables};
+use crate::message_store::MessageStore;
+use crate::persister::Begun;
+use crate::recorder::Outbox;
+use crate::unit_of_work::Saved;
+
+/// How many instances are listed at a time.
+pub const REFRESH_PAGE: u32 = 100;
+
+impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
+    /// Updates the mapping of every instance that is not completed, as handling a message does; for use after the
+    /// mapping's code has changed. Says how many instances that were.
+    ///
+    /// Each instance is updated in a transaction of its own, with a unit of work that records nothing: so it cannot
+    /// overtake, or be overtaken by, a message that is being handled. May be dropped half-way and called again, and runs
+    /// beside everything else. Without a mapper there is nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::KeyHeld`] if two instances would share a key, and any of loading and saving; the instances before that
+    /// one are updated.
+    pub async fn refresh_mapping(&self, pool: &Pool<DB>) -> Result<u64> {
+        let Mapping::Mapper(mapper) = &self.mapping else { return Ok(0) };
+        let (mut updated, mut after) = (0, i64::MIN);
+        loop {
+            let page = self.live_instances(pool, after).await?;
+            let Some((last, _)) = page.last() else { return Ok(updated) };
+            after = *last;
+            for (_, id) in page {
+                let mut lost = 0;
+                loop {
+                    match self.refresh_one(pool, &**mapper, &id).await {
+                        Ok(changed) => updated += u64::from(changed),
+                        Err(error @ (Error::Conflict { .. } | Error::Contention { .. })) => {
+                            self.persister.wait_to_retry(&mut lost, error).await?;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn live_instances(&self, pool: &Pool<DB>, after: i64) -> Result<Vec<(i64, InstanceId)>> {
+        let store = DB::Store::default();
+        let conn = pool.acquire().await;
+        let conn = conn.map_err(|error| store.classify("taking a connection for a mapping", error))?;
+        let mut conn = GuardedConnection::new(conn, &store);
+        let page = store.live_instances(&mut conn, self.saga.persistence_key(), after, REFRESH_PAGE).await;
+        conn.release();
+        page
+    }
+
+    async fn refresh_one(&self, pool: &Pool<DB>, mapper: &dyn Mapper<S, DB>, id: &InstanceId) -> Result<bool> {
+        let mut tx = self.persister.begin(pool).await?;
+        let begun = self.persister.begin_handling(&*self.saga, &mut tx, Outbox, id, MessageId::new()).await?;
+        let Begun::Unit(unit) = begun else { panic!("BUG: a message that was just made was handled before") };
+        if unit.is_completed() || unit.head.is_at_start() {
+            return Ok(false);
+        }
+        let instance = unit.instance.clone();
+        let saved = self.persister.save(&mut tx, unit).await?;
+        assert!(!matches!(saved, Saved::AlreadyHandled(_)), "BUG: a message that was just made was handled before");
+        mapper.update(&mut tx, &self.saga, &instance, false).await?;
+        let committed = tx.commit().await;
+        committed.map_err(|error| self.persister.store().classify("updating the mapping of an instance", error))?;
+        Ok(true)
+    }
+}

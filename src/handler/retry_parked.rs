@@ -1,0 +1,90 @@
+//! Trying parked messages again.
+
+use sqlx::Pool;
+
+use super::incoming::Incoming;
+use super::park_after::{is_parkable, kept_text};
+use super::parked::{ParkedFilter, ParkedId, ParkedMessage, ParkingTables, parked_messages};
+use super::try_once::Behind;
+use super::{HandleMessage, MessageHandler};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::guarded_connection::GuardedConnection;
+use crate::ids::InstanceId;
+use crate::message_store::MessageStore;
+
+/// What became of the parked messages of an instance.
+#[derive(Debug)]
+#[must_use]
+pub struct Retried {
+    /// How many are dealt with, and no longer parked.
+    pub released: u64,
+    /// Why the next one failed again; it and those behind it are still parked. `None` if nothing is left.
+    pub failed: Option<Error>,
+}
+
+impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
+    /// Handles the parked messages of an instance again, in their order, until none is left or one fails. Once none is
+    /// left, new messages of the instance are handled as they come.
+    ///
+    /// Each is handled and released in one transaction; several may call this at once.
+    ///
+    /// # Errors
+    /// The database's, and lost races after the last try; a message that fails is no error, see [`Retried::failed`].
+    pub async fn retry_parked(&self, pool: &Pool<DB>, instance: &InstanceId) -> Result<Retried> {
+        let mut released = 0;
+        while let Some(parked) = self.first_parked(pool, instance).await? {
+            let mut lost = 0;
+            loop {
+                match self.retry_one(pool, &parked).await {
+                    Ok(mine) => released += u64::from(mine),
+                    Err(error @ (Error::Conflict { .. } | Error::Contention { .. })) => {
+                        self.persister.wait_to_retry(&mut lost, error).await?;
+                        continue;
+                    }
+                    Err(error) if is_parkable(&error) || matches!(error, Error::UndecodableMessage { .. }) => {
+                        self.note_try(pool, parked.id, &error).await?;
+                        return Ok(Retried { released, failed: Some(error) });
+                    }
+                    Err(error) => return Err(error),
+                }
+                break;
+            }
+        }
+        Ok(Retried { released, failed: None })
+    }
+
+    async fn first_parked(&self, pool: &Pool<DB>, instance: &InstanceId) -> Result<Option<ParkedMessage>> {
+        let store = DB::Store::default();
+        let conn = pool.acquire().await;
+        let conn = conn.map_err(|error| store.classify("taking a connection for parked messages", error))?;
+        let mut conn = GuardedConnection::new(conn, &store);
+        let persistence_key = Some(self.saga.persistence_key());
+        let filter = ParkedFilter { persistence_key, instance_id: Some(instance), after: None };
+        let found = parked_messages::<DB>(&mut conn, filter, 1).await;
+        conn.release();
+        Ok(found?.pop())
+    }
+
+    /// False if somebody else took it.
+    async fn retry_one(&self, pool: &Pool<DB>, parked: &ParkedMessage) -> Result<bool> {
+        let mut tx = self.persister.begin(pool).await?;
+        if !DB::Store::default().unpark(&mut tx, parked.id).await? {
+            return Ok(false);
+        }
+        if let Some(incoming) = Incoming::decode(&*self.saga, self.persister.codecs(), &parked.message)? {
+            let _ = self.try_in_part(&mut tx, &incoming, Behind::Nothing).await?;
+        }
+        let committed = tx.commit().await;
+        committed.map_err(|error| self.persister.store().classify("releasing a parked message", error))?;
+        self.persister.wake();
+        Ok(true)
+    }
+
+    async fn note_try(&self, pool: &Pool<DB>, id: ParkedId, error: &Error) -> Result<()> {
+        let mut tx = self.persister.begin(pool).await?;
+        DB::Store::default().note_try(&mut tx, id, &kept_text(error)).await?;
+        let committed = tx.commit().await;
+        committed.map_err(|error| self.persister.store().classify("noting the failure of a parked message", error))
+    }
+}

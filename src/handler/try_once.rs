@@ -1,0 +1,200 @@
+//! One try to handle a message, inside a transaction.
+
+use sqlx::{Connection, Transaction};
+
+use super::incoming::{Incoming, carry_trace};
+use super::parked::{NewParked, ParkingTables};
+use super::{HandleMessage, Handling, Mapping, MessageHandler, NotFoundPolicy};
+use crate::backend::Backend;
+use crate::envelope::Inbound;
+use crate::error::{Cause, Error, Result};
+use crate::ids::InstanceId;
+use crate::mapper::Mapped;
+use crate::outbox::{NewOutboxRecord, OutboxRepository};
+use crate::persister::Begun;
+use crate::recorder::Outbox;
+use crate::unit_of_work::Saved;
+
+/// What a try came to, and whether what it wrote is to be kept.
+pub(super) enum Tried {
+    Keep(Handling),
+    Undo(Handling),
+}
+
+/// Whether a message waits behind those of its instance that are parked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Behind {
+    Parked,
+    Nothing,
+}
+
+impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
+    /// A try in a part of a transaction, of which nothing is left unless it is to be kept.
+    pub(super) async fn try_in_part(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        incoming: &Incoming<'_, S>,
+        behind: Behind,
+    ) -> Result<Handling> {
+        let classify = |error| self.persister.store().classify("handling a message in a part of a transaction", error);
+        let mut part = Connection::begin(&mut **tx).await.map_err(classify)?;
+        match self.try_once(&mut part, incoming, behind).await {
+            Ok(Tried::Keep(handling)) => part.commit().await.map_err(classify).map(|()| handling),
+            Ok(Tried::Undo(handling)) => part.rollback().await.map_err(classify).map(|()| handling),
+            Err(error) => {
+                // If this fails too, the whole transaction is lost; the first error says why.
+                let _ = part.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn try_once(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        incoming: &Incoming<'_, S>,
+        behind: Behind,
+    ) -> Result<Tried> {
+        let envelope = incoming.envelope;
+        let mapped = self.map(tx, incoming).await?;
+        if let (Mapped::Instance(id), Behind::Parked) = (&mapped, behind)
+            && self.park_behind(tx, incoming, id).await?
+        {
+            return Ok(Tried::Keep(Handling::Parked { instance_id: id.clone(), error: None }));
+        }
+        if self.uses_inbox() && self.inbox.receive(tx, envelope.message_id).await?.is_repeated() {
+            return Ok(Tried::Undo(Handling::AlreadyHandled(None)));
+        }
+        let id = match mapped {
+            Mapped::Ignored => return Ok(Tried::Undo(Handling::Ignored)),
+            Mapped::NotFound => return self.not_found(tx, incoming, None).await,
+            Mapped::Instance(id) => id,
+        };
+        let inbound = Inbound::from(envelope);
+        let begun = self.persister.begin_handling(&*self.saga, tx, Outbox, &id, inbound).await?;
+        let mut unit = match begun {
+            Begun::Unit(unit) => unit,
+            Begun::AlreadyHandled(handled) => return Ok(Tried::Undo(Handling::AlreadyHandled(Some(handled)))),
+        };
+        if unit.is_completed() {
+            return Ok(Tried::Undo(Handling::Completed { instance_id: id }));
+        }
+        if unit.head.is_at_start() && !incoming.trigger {
+            return self.not_found(tx, incoming, Some(&id)).await;
+        }
+        carry_trace(envelope, &mut unit);
+        self.saga.handle(&mut unit, &incoming.message).map_err(|cause| self.failed(incoming, &id, cause))?;
+        if let Some(own) = &self.in_transaction {
+            own.run(tx, &mut unit, envelope).await.map_err(|cause| self.failed(incoming, &id, cause))?;
+        }
+        let mapped = match &self.mapping {
+            Mapping::Direct(_) => None,
+            Mapping::Mapper(mapper) => Some((mapper, unit.instance.clone(), unit.completes())),
+        };
+        let saved = match self.persister.save(tx, unit).await? {
+            Saved::AlreadyHandled(handled) => return Ok(Tried::Undo(Handling::AlreadyHandled(Some(handled)))),
+            saved => saved,
+        };
+        if let Some((mapper, instance, completed)) = mapped {
+            mapper.update(tx, &self.saga, &instance, completed).await?;
+        }
+        Ok(Tried::Keep(Handling::Handled { instance_id: id, saved, conflicts: 0 }))
+    }
+
+    /// The instance that a message is for.
+    pub(super) async fn map(&self, tx: &mut Transaction<'_, DB>, incoming: &Incoming<'_, S>) -> Result<Mapped> {
+        if let Some(id) = &incoming.timeout_of {
+            return Ok(Mapped::Instance(id.clone()));
+        }
+        match &self.mapping {
+            Mapping::Direct(instance_of) => {
+                Ok(instance_of(&incoming.message)?.map_or(Mapped::Ignored, Mapped::Instance))
+            }
+            Mapping::Mapper(mapper) => {
+                mapper.map(tx, &self.saga, &incoming.message, incoming.envelope, incoming.trigger).await
+            }
+        }
+    }
+
+    async fn not_found(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        incoming: &Incoming<'_, S>,
+        id: Option<&InstanceId>,
+    ) -> Result<Tried> {
+        let NotFoundPolicy::Own(own) = &self.not_found else { return self.without_instance(incoming).map(Tried::Undo) };
+        if incoming.timeout_of.is_some() {
+            return Ok(Tried::Undo(Handling::NotFound));
+        }
+        let envelope = incoming.envelope;
+        let mut recorder = self.persister.recorder(Outbox);
+        recorder.set_inbound(envelope.into())?;
+        let nobody = || InstanceId::from(envelope.message_id.as_uuid());
+        let done = own.not_found(tx, &mut recorder, envelope, id).await;
+        done.map_err(|cause| self.failed(incoming, &id.cloned().unwrap_or_else(nobody), cause))?;
+        let id = id.cloned().unwrap_or_else(nobody);
+        let record =
+            |message: &crate::Envelope| NewOutboxRecord::new(self.saga.persistence_key(), id.as_str(), message.clone());
+        let records: Vec<_> = recorder.recorded().iter().map(record).collect();
+        DB::Store::default().save(tx, &records).await?;
+        Ok(Tried::Keep(Handling::NotFound))
+    }
+
+    /// What a message comes to whose instance is not there, where nothing is to be done about it.
+    pub(super) fn without_instance(&self, incoming: &Incoming<'_, S>) -> Result<Handling> {
+        if incoming.timeout_of.is_some() || !matches!(self.not_found, NotFoundPolicy::Error) {
+            return Ok(Handling::NotFound);
+        }
+        Err(Error::InstanceNotFound {
+            saga: self.saga.persistence_key().to_owned(),
+            message_id: incoming.envelope.message_id,
+            type_name: incoming.envelope.type_name.as_ref().to_owned(),
+        })
+    }
+
+    /// Parks a message if others of its instance are parked.
+    async fn park_behind(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        incoming: &Incoming<'_, S>,
+        id: &InstanceId,
+    ) -> Result<bool> {
+        let (store, saga) = (DB::Store::default(), self.saga.persistence_key());
+        if self.park_after.is_none() {
+            return Ok(false);
+        }
+        while store.is_parked(tx, saga, id).await? {
+            // Who takes the last one away waits until this one is seen.
+            if store.hold_parked(tx, saga, id).await? {
+                let parked = NewParked { saga, instance: id, message: incoming.envelope, tries: 0, error: None };
+                store.park(tx, parked).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// An error that the saga, or what runs in its transaction, gave: one of the library's or of the database is
+    /// passed on as such.
+    pub(super) fn failed(&self, incoming: &Incoming<'_, S>, id: &InstanceId, cause: Cause) -> Error {
+        let cause = match cause.downcast::<Error>() {
+            Ok(error) => return *error,
+            Err(cause) => cause,
+        };
+        let source = match cause.downcast::<sqlx::Error>() {
+            Ok(error) => {
+                match self.persister.store().classify("reading or writing in the transaction of a message", *error) {
+                    Error::Storage { source, .. } => source,
+                    other => return other,
+                }
+            }
+            Err(cause) => cause,
+        };
+        Error::Handler {
+            saga: self.saga.persistence_key().to_owned(),
+            instance: id.clone(),
+            message_id: incoming.envelope.message_id,
+            source,
+        }
+    }
+}
