@@ -25,7 +25,7 @@ mod execute;
 mod group;
 pub(crate) mod load;
 mod replay;
-mod save;
+pub(crate) mod save;
 mod telemetry;
 
 pub use attempt::{Attempt, Finished};

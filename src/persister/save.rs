@@ -292,7 +292,7 @@ impl<DB: Database> Persister<DB> {
 }
 
 /// The same limits as for commands, each and all together.
-fn check_timeouts(changes: &[TimeoutChange], limits: &Limits) -> Result<()> {
+pub(crate) fn check_timeouts(changes: &[TimeoutChange], limits: &Limits) -> Result<()> {
     let mut total = 0_usize;
     for change in changes {
         if let TimeoutChange::Schedule { message, .. } = change {

@@ -170,4 +170,4 @@ pub(crate) mod faults;
 mod saga;
 
 pub use faults::{Fault, Faults, FaultyOutbox, FaultySnapshots, FaultyStore, Gate, Moment, Verb};
-pub use saga::{ExpectedCommand, ExpectedTimeout, MAX_DELIVERIES, SagaTest, TEST_START, stored_json};
+pub use saga::{ExpectedCommand, ExpectedTimeout, MAX_DELIVERIES, SagaTest, TEST_START};

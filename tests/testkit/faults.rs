@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use sagastore::sqlite::SqliteStore;
 use sagastore::testkit::{Fault, Faults, FaultyOutbox, FaultySnapshots, FaultyStore, Gate, Moment, Verb};
 use sagastore::{
-    Error, Executed, InstanceId, MessageId, Outbox, OutboxRepository, Persister, Revision, SnapshotFrequency, migrate,
+    Error, Executed, InstanceId, MessageId, Outbox, OutboxRepository, Persister, Revision, SagaStream,
+    SnapshotFrequency, migrate,
 };
 use sqlx::{Pool, Sqlite};
 use tempfile::TempDir;
 
 use crate::databases;
-use crate::order::{Order, placed};
+use crate::order::{Order, OrderMessage, placed};
 
 struct Fixture {
     _folder: TempDir,
@@ -190,6 +191,26 @@ async fn an_outbox_that_fails_leaves_no_half_of_the_unit_of_work() {
     assert_eq!((fixture.revision().await, fixture.waiting().await), (0, 0));
     let saved = fixture.execute(None).await.unwrap();
     assert_eq!((conflicts(saved), fixture.revision().await, fixture.waiting().await), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_timeout_that_fails_leaves_no_half_of_the_unit_of_work() {
+    let (fixture, order, id) = (Fixture::new().await, Order::default(), id());
+    let schedule = || async {
+        let scheduled = fixture.persister.execute(&fixture.pool, &order, &id, None, |unit| {
+            unit.publish(placed())?;
+            unit.schedule("late", &OrderMessage::PaymentLate, Duration::ZERO).map(drop)
+        });
+        scheduled.await
+    };
+    fixture.faults.on(Verb::ChangeTimeouts, 1, Moment::After, disconnected());
+    assert!(matches!(schedule().await, Err(Error::Disconnected { .. })));
+    assert_eq!((fixture.revision().await, fixture.waiting().await), (0, 0));
+    assert_eq!(conflicts(schedule().await.unwrap()), 0);
+    let stream = SagaStream::new("order", &id).unwrap();
+    let mut conn = fixture.pool.acquire().await.unwrap();
+    let pending = fixture.persister.store().pending_timeouts(&mut conn, &stream.name, None, 10).await.unwrap();
+    assert_eq!((pending.len(), fixture.faults.calls(Verb::PendingTimeouts)), (1, 1));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What is expected of messages, state and outcome: met where it is so, and missed with a text that shows where.
 
-use sagastore::testkit::{ExpectedCommand, SagaTest, TEST_START, stored_json};
-use sagastore::{InstanceId, Limits, Revision};
+use sagastore::testkit::{ExpectedCommand, SagaTest, TEST_START};
+use sagastore::{InstanceId, Limits, Revision, StoredForm};
 use serde_json::json;
 
 use crate::order::{
@@ -200,17 +200,17 @@ fn limits_hold_as_they_do_in_a_database() {
 
 #[test]
 fn messages_and_events_of_older_versions_are_brought_up_to_date() {
-    let old = |euros: u32| stored_json("Placed", 1, &json!({"Placed": {"item": "book", "euros": euros}}));
+    let old = |euros: u32| StoredForm::json("Placed", 1, &json!({"Placed": {"item": "book", "euros": euros}}));
     let _ = order().given_stored([old(9)]).expect_state(|data| assert_eq!(data.cents, 900));
-    let unknown = || order().given_stored([stored_json("Lost", 1, &json!(1))]).when(OrderMessage::Ignore);
+    let unknown = || order().given_stored([StoredForm::json("Lost", 1, &json!(1))]).when(OrderMessage::Ignore);
     let _ = unknown().expect_error("unknown type \"Lost\" version 1");
     assert!(complaint(|| drop(unknown())).contains("unknown type"));
-    let bad = order().given_stored([stored_json("Placed", 2, &json!({"Placed": 1}))]);
+    let bad = order().given_stored([StoredForm::json("Placed", 2, &json!({"Placed": 1}))]);
     let _ = bad.when(OrderMessage::Ignore).expect_error("does not decode");
     let _ = order()
         .given([placed()])
-        .when_stored(stored_json("Pay", 1, &json!({"Pay": {"cents": 995}})))
+        .when_stored(StoredForm::json("Pay", 1, &json!({"Pay": {"cents": 995}})))
         .expect_completed();
-    let foreign = order().given([placed()]).when_stored(stored_json("Pay", 2, &json!({})));
+    let foreign = order().given([placed()]).when_stored(StoredForm::json("Pay", 2, &json!({})));
     let _ = foreign.expect_error("does not handle messages of type \"Pay\" version 2");
 }

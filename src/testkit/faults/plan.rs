@@ -21,6 +21,10 @@ pub enum Verb {
     ReadCommits,
     /// In the caller's transaction: what [`Persister::save`](crate::Persister::save) does.
     Commit,
+    ChangeTimeouts,
+    PendingTimeouts,
+    TimeoutStats,
+    ReleaseDueTimeouts,
     /// In a transaction of its own: what [`Persister::execute`](crate::Persister::execute) does.
     CommitAlone,
     Fence,

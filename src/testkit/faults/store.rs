@@ -33,9 +33,11 @@ macro_rules! faulty_store {
             use $crate::ids::{CommitNumber, Offset};
             use $crate::lock::Fence;
             use $crate::message_store::{CommitPage, LoadRequest, Loaded, MessageStore, UnitCommit};
+            use $crate::saga::SagaStream;
             use $crate::stream_name::StreamName;
             use $crate::testkit::FaultyStore;
             use $crate::testkit::Verb;
+            use $crate::timeout::{PendingTimeout, TimeoutChange, TimeoutStats};
 
             #[async_trait]
             impl MessageStore<$db> for FaultyStore<$db> {
@@ -99,6 +101,37 @@ macro_rules! faulty_store {
 
                 async fn fence(&self, tx: &mut Transaction<'_, $db>, fence: &Fence) -> Result<()> {
                     self.faults.around(Verb::Fence, self.inner.fence(tx, fence)).await
+                }
+
+                async fn change_timeouts(
+                    &self,
+                    tx: &mut Transaction<'_, $db>,
+                    stream: &SagaStream,
+                    commit: CommitNumber,
+                    changes: &[TimeoutChange],
+                ) -> Result<()> {
+                    let call = self.inner.change_timeouts(tx, stream, commit, changes);
+                    self.faults.around(Verb::ChangeTimeouts, call).await
+                }
+
+                async fn pending_timeouts(
+                    &self,
+                    conn: &mut <$db as Database>::Connection,
+                    stream: &StreamName,
+                    after: Option<&str>,
+                    limit: u32,
+                ) -> Result<Vec<PendingTimeout>> {
+                    let call = self.inner.pending_timeouts(conn, stream, after, limit);
+                    self.faults.around(Verb::PendingTimeouts, call).await
+                }
+
+                async fn timeout_stats(&self, conn: &mut <$db as Database>::Connection) -> Result<TimeoutStats> {
+                    self.faults.around(Verb::TimeoutStats, self.inner.timeout_stats(conn)).await
+                }
+
+                async fn release_due_timeouts(&self, tx: &mut Transaction<'_, $db>, limit: u32) -> Result<u64> {
+                    let call = self.inner.release_due_timeouts(tx, limit);
+                    self.faults.around(Verb::ReleaseDueTimeouts, call).await
                 }
 
                 async fn begin<'c>(&self, conn: &'c mut <$db as Database>::Connection) -> Result<Transaction<'c, $db>> {

@@ -83,7 +83,8 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
         self
     }
 
-    /// Expects that there was no instance, and that the message may not start one.
+    /// Expects that there was no instance, and that the message may not start one
+    /// ([`Handling::NotFound`](crate::Handling::NotFound)).
     ///
     /// # Panics
     /// If it was handled, or failed.
@@ -96,7 +97,8 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
         self
     }
 
-    /// Expects that the instance was completed before, so that the message was passed over.
+    /// Expects that the instance was completed before, so that the message was passed over
+    /// ([`Handling::Completed`](crate::Handling::Completed)).
     ///
     /// # Panics
     /// If it was handled, or failed.

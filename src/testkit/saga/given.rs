@@ -2,11 +2,9 @@
 
 use std::fmt::Debug;
 
-use bytes::Bytes;
-
 use super::SagaTest;
 use super::expected::ExpectedTimeout;
-use crate::codec::{self, JSON_CONTENT_TYPE};
+use crate::codec;
 use crate::envelope::Envelope;
 use crate::error::Result;
 use crate::message::{MessageKind, MessageType, StoredForm};
@@ -14,12 +12,6 @@ use crate::saga::Saga;
 use crate::source::Source;
 use crate::timeout::{TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA, TimeoutChange};
 use crate::timestamp::Timestamp;
-
-/// An event or message as an earlier release stored it in JSON.
-pub fn stored_json(type_name: &str, type_version: u32, payload: &serde_json::Value) -> StoredForm {
-    let payload = Bytes::from(payload.to_string());
-    StoredForm { type_name: type_name.into(), type_version, content_type: JSON_CONTENT_TYPE.into(), payload }
-}
 
 impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
     /// Gives the instance these events, by one unit of work. If they make the state complete, the instance is
@@ -37,7 +29,7 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
         }
     }
 
-    /// Gives the instance events as they are stored, of older versions too; see [`stored_json`]. One that cannot be
+    /// Gives the instance events as they are stored, of older versions too; see [`StoredForm::json`]. One that cannot be
     /// read is an error of the next step.
     ///
     /// # Panics

@@ -24,7 +24,6 @@ mod unit;
 mod when;
 
 pub use expected::{ExpectedCommand, ExpectedTimeout};
-pub use given::stored_json;
 pub use when::MAX_DELIVERIES;
 
 use history::{Folded, History};

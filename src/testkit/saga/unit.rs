@@ -10,6 +10,7 @@ use crate::codec;
 use crate::envelope::Inbound;
 use crate::error::{Cause, Error};
 use crate::message::MessageKind;
+use crate::persister::save::check_timeouts;
 use crate::recorder::{Outbox, Recorder};
 use crate::saga::Saga;
 use crate::source::Source;
@@ -62,7 +63,9 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
             report: crate::LoadReport::default(),
         };
         decide(&mut unit)?;
-        let UnitOfWork { instance, recorder, completing, timeouts, .. } = unit;
+        check_timeouts(&unit.timeouts, &self.limits)?;
+        let completes = unit.completes();
+        let UnitOfWork { instance, recorder, timeouts, .. } = unit;
 
         let messages = recorder.recorded().to_vec();
         let events = messages.iter().filter(|message| message.kind == MessageKind::Event).count();
@@ -71,8 +74,6 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
             let detail = "the recorder has it, the instance has not; use UnitOfWork::publish";
             return Err(Error::invalid("event", detail).into());
         }
-        let done = completing || (events > 0 && self.saga.is_complete(&instance.data));
-        let completes = done && !head.completed;
         if recorder.inbound().is_some() || completes || !messages.is_empty() || !timeouts.is_empty() {
             self.history.append(&messages, completes, (self.source.now(), &self.limits))?;
         }

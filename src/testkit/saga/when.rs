@@ -50,7 +50,7 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
     }
 
     /// Hands the saga a message as it is stored or sent, of an older version too; see
-    /// [`stored_json`](super::stored_json).
+    /// [`StoredForm::json`].
     ///
     /// # Panics
     /// As [`when`](Self::when).

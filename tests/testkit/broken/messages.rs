@@ -349,7 +349,10 @@ async fn what_else_a_store_can_do_wrong_is_found() {
                 "a_message_is_handled_once_only",
             ],
         ),
-        (Flaw::ForgetsOwners, &["two_sagas_with_one_instance_id_are_two_streams"]),
+        (
+            Flaw::ForgetsOwners,
+            &["a_unit_of_work_is_loaded_as_it_was_committed", "two_sagas_with_one_instance_id_are_two_streams"],
+        ),
         (Flaw::SkipsBetweenPages, &["a_long_history_comes_in_pages_without_a_gap"]),
     ] {
         finds(flaw, Part::Messages, clauses).await;
