@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{MessageId, Offset, check_name};
 use crate::message::MessageKind;
 use crate::source::Source;
@@ -15,6 +16,16 @@ use crate::timestamp::Timestamp;
 
 /// Longest type name, content type or destination, in bytes of UTF-8.
 pub const MAX_LABEL_BYTES: usize = 255;
+
+/// Names of the headers of a message on its way through a broker.
+pub(crate) const HEADER_MESSAGE_ID: &str = "message-id";
+pub(crate) const HEADER_CAUSATION_ID: &str = "causation-id";
+pub(crate) const HEADER_CORRELATION_ID: &str = "correlation-id";
+pub(crate) const HEADER_TYPE: &str = "type";
+pub(crate) const HEADER_TYPE_VERSION: &str = "type-version";
+pub(crate) const HEADER_CONTENT_TYPE: &str = "content-type";
+pub(crate) const HEADER_CREATED_AT: &str = "created-at";
+pub(crate) const HEADER_DESTINATION: &str = "destination";
 
 /// Free-form text pairs that travel with a message.
 pub type Metadata = BTreeMap<String, String>;
@@ -92,6 +103,58 @@ impl Envelope {
             metadata: Metadata::new(),
             payload: payload.into(),
         };
+        envelope.check()?;
+        Ok(envelope)
+    }
+
+    /// The message that a broker delivered with these headers, which are those of
+    /// [`OutboxRecord::headers`](crate::OutboxRecord::headers); other headers become metadata. The broker does not tell
+    /// events from commands, so the caller says what it is.
+    ///
+    /// Without `message-id`, `causation-id`, `correlation-id` or `created-at` the message is a new root message, made now:
+    /// it is then not recognised when it comes again.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if `type`, `type-version` or `content-type` is missing, or any of
+    /// the headers does not parse.
+    pub fn from_headers(
+        kind: MessageKind,
+        headers: &BTreeMap<String, String>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Self> {
+        fn parse<T: FromStr<Err: fmt::Display>>(headers: &BTreeMap<String, String>, name: &str) -> Result<Option<T>> {
+            let parsed = headers.get(name).map(|value| value.parse::<T>()).transpose();
+            parsed.map_err(|error| Error::invalid("header of a message", format!("{name}: {error}")))
+        }
+        fn needed<T: FromStr<Err: fmt::Display>>(headers: &BTreeMap<String, String>, name: &str) -> Result<T> {
+            let missing = || Error::invalid("header of a message", format!("{name} is missing"));
+            parse(headers, name)?.ok_or_else(missing)
+        }
+        let type_name: String = needed(headers, HEADER_TYPE)?;
+        let content_type: String = needed(headers, HEADER_CONTENT_TYPE)?;
+        let mut envelope = Self::new(kind, type_name, needed(headers, HEADER_TYPE_VERSION)?, content_type, payload)?;
+        if let Some(id) = parse(headers, HEADER_MESSAGE_ID)? {
+            envelope = envelope.with_message_id(id);
+        }
+        envelope.causation_id = parse(headers, HEADER_CAUSATION_ID)?.unwrap_or(envelope.causation_id);
+        envelope.correlation_id = parse(headers, HEADER_CORRELATION_ID)?.unwrap_or(envelope.correlation_id);
+        envelope.created_at = parse(headers, HEADER_CREATED_AT)?.unwrap_or(envelope.created_at);
+        envelope.destination = headers.get(HEADER_DESTINATION).map(|to| to.as_str().into());
+        let own = |name: &str| {
+            [
+                HEADER_MESSAGE_ID,
+                HEADER_CAUSATION_ID,
+                HEADER_CORRELATION_ID,
+                HEADER_TYPE,
+                HEADER_TYPE_VERSION,
+                HEADER_CONTENT_TYPE,
+                HEADER_CREATED_AT,
+                HEADER_DESTINATION,
+            ]
+            .contains(&name)
+        };
+        let others = headers.iter().filter(|(name, _)| !own(name));
+        envelope.metadata.extend(others.map(|(name, value)| (name.clone(), value.clone())));
         envelope.check()?;
         Ok(envelope)
     }
@@ -207,6 +270,40 @@ mod tests {
     #[test]
     fn debug_output_does_not_show_the_payload() {
         assert!(!format!("{:?}", message()).contains("secret"));
+    }
+
+    #[test]
+    fn a_message_comes_back_from_its_headers() {
+        let mut sent = message().caused_by(&Inbound::from(&message()));
+        sent.destination = Some("billing".into());
+        sent.metadata.insert("traceparent".into(), "00-1".into());
+        let headers = |message: &Envelope| {
+            let record = crate::OutboxRecord {
+                id: crate::OutboxId::START,
+                aggregate_type: "order".into(),
+                aggregate_id: "1".into(),
+                envelope: message.clone(),
+                attempts: 0,
+            };
+            record.headers()
+        };
+        let came = Envelope::from_headers(MessageKind::Event, &headers(&sent), sent.payload.clone()).expect("whole");
+        assert_eq!(came, sent);
+        for name in ["type", "type-version", "content-type"] {
+            let mut headers = headers(&sent);
+            headers.remove(name);
+            let came = Envelope::from_headers(MessageKind::Event, &headers, "");
+            assert!(came.expect_err(name).to_string().contains(name));
+        }
+        for name in ["type-version", "message-id", "causation-id", "correlation-id", "created-at", "type"] {
+            let mut headers = headers(&sent);
+            headers.insert(name.to_owned(), String::new());
+            assert!(Envelope::from_headers(MessageKind::Event, &headers, "").is_err(), "{name}");
+        }
+        let few = BTreeMap::from([("type", "A"), ("type-version", "1"), ("content-type", "text/plain")]);
+        let few = few.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let came = Envelope::from_headers(MessageKind::Command, &few, "").expect("enough");
+        assert_eq!((came.causation_id, came.correlation_id), (came.message_id, came.message_id));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::{Database, Transaction};
 
-use crate::envelope::{Envelope, MAX_LABEL_BYTES};
+use crate::envelope::{self, Envelope, MAX_LABEL_BYTES};
 use crate::error::{Error, Result};
 use crate::ids::{MAX_INSTANCE_ID_BYTES, check_name};
 use crate::lock::ClientId;
@@ -104,16 +104,18 @@ impl OutboxRecord {
         let message = &self.envelope;
         let mut headers = message.metadata.clone();
         let fixed = [
-            ("message-id", message.message_id.to_string()),
-            ("causation-id", message.causation_id.to_string()),
-            ("correlation-id", message.correlation_id.to_string()),
-            ("type", message.type_name.as_ref().to_owned()),
-            ("type-version", message.type_version.to_string()),
-            ("content-type", message.content_type.as_ref().to_owned()),
-            ("created-at", message.created_at.to_string()),
+            (envelope::HEADER_MESSAGE_ID, message.message_id.to_string()),
+            (envelope::HEADER_CAUSATION_ID, message.causation_id.to_string()),
+            (envelope::HEADER_CORRELATION_ID, message.correlation_id.to_string()),
+            (envelope::HEADER_TYPE, message.type_name.as_ref().to_owned()),
+            (envelope::HEADER_TYPE_VERSION, message.type_version.to_string()),
+            (envelope::HEADER_CONTENT_TYPE, message.content_type.as_ref().to_owned()),
+            (envelope::HEADER_CREATED_AT, message.created_at.to_string()),
         ];
         headers.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
-        headers.extend(message.destination.as_ref().map(|to| ("destination".to_owned(), to.as_ref().to_owned())));
+        headers.extend(
+            message.destination.as_ref().map(|to| (envelope::HEADER_DESTINATION.to_owned(), to.as_ref().to_owned())),
+        );
         headers
     }
 }

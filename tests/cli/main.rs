@@ -10,6 +10,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 mod arguments;
 mod command;
 mod fill;
+mod parked;
 mod refusals;
 mod secrets;
 mod site;
@@ -40,6 +41,7 @@ fn trials_on<DB: Site>() -> Vec<Trial> {
         trial::<DB, _>("instances_are_chosen", verbs::instances::<DB>),
         trial::<DB, _>("damage_is_found", verbs::damage::<DB>),
         trial::<DB, _>("dead_letters_are_listed_retried_and_discarded", verbs::dead_letters::<DB>),
+        trial::<DB, _>("parked_messages_and_timeouts_are_shown", parked::parked::<DB>),
         trial::<DB, _>("killed_exports_and_imports_go_on", transfer::killed::<DB>),
         trial::<DB, _>("an_export_is_verified", transfer::verified::<DB>),
     ]

@@ -32,6 +32,7 @@ trials! { Kind::Nats;
     a_killed_server_loses_doubles_and_reorders_nothing,
     dispatchers_killed_before_they_acknowledge_lose_double_and_reorder_nothing,
     the_example_finds_each_message_once_and_in_order,
+    a_saga_under_another_message_loop_handles_each_message_once,
 }
 
 const LONG_TIMEOUT: Duration = Duration::from_secs(20);
@@ -111,10 +112,18 @@ async fn dispatchers_killed_before_they_acknowledge_lose_double_and_reorder_noth
     Ok(())
 }
 
-/// As `cargo test` built it.
 async fn the_example_finds_each_message_once_and_in_order(broker: Broker) -> Outcome {
+    run_example("outbox_nats", broker).await
+}
+
+async fn a_saga_under_another_message_loop_handles_each_message_once(broker: Broker) -> Outcome {
+    run_example("nats_consumer", broker).await
+}
+
+/// As `cargo test` built it.
+async fn run_example(name: &str, broker: Broker) -> Outcome {
     let folder = std::env::current_exe()?.parent().and_then(std::path::Path::parent).context("no folder")?.to_owned();
-    let example = folder.join("examples/outbox_nats");
+    let example = folder.join("examples").join(name);
     let run = move || std::process::Command::new(&example).arg(&broker.url).output();
     let run = tokio::task::spawn_blocking(run).await?.context("build it with `cargo test` as a whole")?;
     ensure!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));

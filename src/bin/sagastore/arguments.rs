@@ -30,6 +30,11 @@ pub(crate) enum Verb {
     Instances(Instances),
     /// Shows what happened to an instance, in order
     Show(Show),
+    /// Lists messages that instances keep failing to handle, and those that wait behind them
+    Parked {
+        #[command(subcommand)]
+        verb: Option<ParkedVerb>,
+    },
     /// Tells how much waits in the outbox, and for how long
     Outbox {
         #[command(subcommand)]
@@ -65,9 +70,28 @@ pub(crate) struct Instances {
     /// Only those that are not completed
     #[arg(long)]
     pub(crate) open: bool,
+    /// Only those with messages that are parked
+    #[arg(long)]
+    pub(crate) parked: bool,
     /// At most so many
     #[arg(long, value_name = "NUMBER")]
     pub(crate) limit: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ParkedVerb {
+    /// Deletes one: it is never handled, and those behind it move up. (A program tries parked messages again.)
+    Discard(DiscardParked),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiscardParked {
+    /// The one with this id, as listed
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: i64,
+    /// Does not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use sqlx::Pool;
 use crate::arguments::Instances;
 use crate::connect::{Connected, with_pool};
 use crate::output::{Output, plain};
+use crate::parked;
 use crate::verdict::{Outcome, Verdict};
 
 /// Instances that are read at once.
@@ -24,13 +25,22 @@ async fn list<DB: Backend>(pool: &Pool<DB>, wanted: &Instances, output: &mut Out
         completed: (wanted.completed || wanted.open).then_some(wanted.completed),
         instance_prefix: wanted.prefix.clone(),
     };
+    let parked = match wanted.parked {
+        true => Some(parked::streams(pool, wanted.saga.as_deref()).await?),
+        false => None,
+    };
     let (mut after, mut left) = (None, wanted.limit.unwrap_or(u64::MAX));
+    let mut first = true;
     while left > 0 {
-        let limit = u32::try_from(left).unwrap_or(u32::MAX).min(PAGE);
-        let page = inspector.instances(&filter, after, limit).await?;
+        let limit = if parked.is_some() { PAGE } else { u32::try_from(left).unwrap_or(u32::MAX).min(PAGE) };
+        let mut page = inspector.instances(&filter, after, limit).await?;
         let Some(last) = page.last() else { break };
-        print(&page, after.is_none(), output)?;
         after = Some(last.key);
+        if let Some(parked) = &parked {
+            page.retain(|instance| parked.contains(&instance.stream));
+            page.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        }
+        print(&page, std::mem::take(&mut first), output)?;
         left = left.saturating_sub(u64::try_from(page.len()).unwrap_or(u64::MAX));
     }
     output.flush()?;

@@ -12,6 +12,7 @@ mod locks;
 mod migrate;
 mod outbox;
 mod output;
+mod parked;
 mod payload;
 mod progress;
 mod secrets;
@@ -62,6 +63,10 @@ async fn run(arguments: Arguments) -> Outcome {
         Verb::Check => check::run(&connect::to(url, Access::Read).await?, &mut output).await,
         Verb::Instances(wanted) => instances::run(&connect::to(url, Access::Read).await?, &wanted, &mut output).await,
         Verb::Show(wanted) => show::run(&connect::to(url, Access::Read).await?, &wanted, &mut output).await,
+        Verb::Parked { verb } => {
+            let access = if verb.is_some() { Access::Write } else { Access::Read };
+            parked::run(&connect::to(url, access).await?, verb.as_ref(), &mut output).await
+        }
         Verb::Outbox { verb: None } => outbox::run(&connect::to(url, Access::Read).await?, &mut output).await,
         Verb::Outbox { verb: Some(OutboxVerb::DeadLetters(verb)) } => {
             let access = if verb.writes() { Access::Write } else { Access::Read };

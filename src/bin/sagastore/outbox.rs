@@ -1,6 +1,6 @@
 //! The verb `outbox`.
 
-use sagastore::{Backend, MessageStore, OutboxRepository, OutboxStats, PartitionLag};
+use sagastore::{Backend, MessageStore, OutboxRepository, OutboxStats, PartitionLag, TimeoutStats};
 use serde_json::json;
 use sqlx::Pool;
 
@@ -23,16 +23,20 @@ async fn tell<DB: Backend>(pool: &Pool<DB>, output: &mut Output) -> Outcome {
     let stats = store.stats(&mut conn).await?;
     let lag = store.lag(&mut conn).await?;
     let dead = dead_letters::count::<DB>(&store, &mut conn).await?;
+    let timeouts = store.timeout_stats(&mut conn).await?;
     if output.is_json() {
         output.object(&json!({
             "pending": stats.pending,
             "oldest": stats.oldest.map(|oldest| oldest.to_string()),
             "oldest_age_seconds": stats.oldest_age.map(|age| age.as_secs_f64()),
             "dead_letters": dead,
+            "timeouts": timeouts.pending,
+            "timeouts_overdue": timeouts.overdue,
+            "first_timeout_due": timeouts.first_due.map(|due| due.to_string()),
             "partitions": lag.iter().map(partition).collect::<Vec<_>>(),
         }))?;
     } else {
-        print(&stats, dead, &lag, output)?;
+        print(&stats, dead, &timeouts, &lag, output)?;
     }
     output.flush()?;
     Ok(Verdict::Fine)
@@ -46,12 +50,19 @@ fn partition(lag: &PartitionLag) -> serde_json::Value {
     })
 }
 
-fn print(stats: &OutboxStats, dead: u64, lag: &[PartitionLag], output: &mut Output) -> std::io::Result<()> {
+fn print(
+    stats: &OutboxStats,
+    dead: u64,
+    timeouts: &TimeoutStats,
+    lag: &[PartitionLag],
+    output: &mut Output,
+) -> std::io::Result<()> {
     output.line(format_args!("messages that wait:  {}", stats.pending))?;
     if let (Some(oldest), Some(span)) = (stats.oldest, stats.oldest_age) {
         output.line(format_args!("the oldest:          {oldest}, {} ago", age(span)))?;
     }
     output.line(format_args!("dead letters:        {dead}"))?;
+    output.line(format_args!("timeouts that wait:  {}, {} of them overdue", timeouts.pending, timeouts.overdue))?;
     if lag.is_empty() {
         return Ok(());
     }

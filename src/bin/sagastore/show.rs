@@ -1,14 +1,16 @@
 //! The verb `show`.
 
 use sagastore::inspect::{Inspector, InstanceFilter, InstanceSummary, LifeCommit, LifeMessage, SnapshotSummary};
-use sagastore::{Backend, CommitNumber, InstanceId, MessageKind, StreamName};
+use sagastore::{Backend, CommitNumber, InstanceId, MessageKind, MessageStore, StreamName};
 use serde_json::{Value, json};
 use sqlx::Pool;
 
 use crate::arguments::Show;
 use crate::connect::{Connected, with_pool};
 use crate::instances;
+use crate::outbox::refused;
 use crate::output::{Output, plain};
+use crate::parked;
 use crate::payload;
 use crate::verdict::{Failure, Outcome, Verdict};
 
@@ -47,8 +49,62 @@ async fn show<DB: Backend>(pool: &Pool<DB>, wanted: &Show, output: &mut Output) 
             print_snapshot(&snapshot, output)?;
         }
     }
+    for parked in parked::of_instance(pool, &instance.persistence_key, &instance.instance_id).await? {
+        if output.is_json() {
+            output.object(&json!({ "parked": parked::object(&parked) }))?;
+        } else {
+            let (kind, id, since) = (plain(&parked.message.type_name), parked.message.message_id, parked.parked_at);
+            output.line(format_args!(
+                "\nparked {}  {since}  {kind}  {id}  {}",
+                parked.id.get(),
+                parked::why(&parked)
+            ))?;
+        }
+    }
+    show_timeouts(pool, &instance.stream, wanted.payloads, output).await?;
     output.flush()?;
     Ok(Verdict::Fine)
+}
+
+/// What the instance waits for.
+async fn show_timeouts<DB: Backend>(
+    pool: &Pool<DB>,
+    stream: &StreamName,
+    payloads: bool,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let store = DB::Store::default();
+    let mut conn = pool.acquire().await.map_err(|error| refused::<DB>(&store, error))?;
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.pending_timeouts(&mut conn, stream, after.as_deref(), PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.name.clone());
+        for timeout in &page {
+            let envelope = &timeout.message;
+            if output.is_json() {
+                let mut object = json!({
+                    "name": timeout.name,
+                    "due_at": timeout.due_at.to_string(),
+                    "in_outbox": timeout.in_outbox,
+                    "type": &*envelope.type_name,
+                    "message_id": envelope.message_id,
+                });
+                if payloads {
+                    object["payload"] = payload::value(envelope);
+                }
+                output.object(&json!({ "timeout": object }))?;
+            } else {
+                let (name, kind) = (plain(&timeout.name), plain(&envelope.type_name));
+                let place = if timeout.in_outbox { ", in the outbox" } else { "" };
+                let id = envelope.message_id;
+                output.line(format_args!("\ntimeout {name}  due {}{place}  {kind}  {id}", timeout.due_at))?;
+                if payloads {
+                    output.line(format_args!("    {}", payload::value(envelope)))?;
+                }
+            }
+        }
+    }
 }
 
 /// By saga and id, else by the stream's name, else by an id that one saga alone has.
