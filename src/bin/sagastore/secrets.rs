@@ -3,6 +3,9 @@
 /// Stands for what is left out.
 const HIDDEN: &str = "(hidden)";
 
+/// Shortest password that is looked for by itself: a shorter one stands in many words by chance.
+const MIN_PASSWORD_BYTES: usize = 4;
+
 /// Texts that must not show.
 pub(crate) struct Secrets(Vec<String>);
 
@@ -29,7 +32,7 @@ impl Secrets {
 fn parts(url: &str) -> Vec<String> {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     let password = rest.rsplit_once('@').and_then(|(user, _)| user.split_once(':')).map(|(_, password)| password);
-    let all = [Some(url), Some(rest), password];
+    let all = [Some(url), Some(rest), password.filter(|password| password.len() >= MIN_PASSWORD_BYTES)];
     all.into_iter().flatten().filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
@@ -42,6 +45,7 @@ mod tests {
         let url = "postgres://root:s3cr@t@host:5432/shop";
         let text = format!("a {url} b s3cr@t c host:5432 d");
         assert_eq!(Secrets::of(Some(url)).hidden_in(&text), "a (hidden) b (hidden) c host:5432 d");
+        assert_eq!(Secrets::of(Some("mysql://root:x@host/shop")).hidden_in("an export"), "an export");
         assert_eq!(Secrets::of(None).hidden_in("as it is"), "as it is");
     }
 }
