@@ -31,3 +31,8 @@ fn a_zombies_fenced_write_is_refused() {
 fn the_outbox_is_relayed_in_order_and_a_dead_letter_put_right() {
     run("outbox_dispatch");
 }
+
+#[test]
+fn sagas_come_to_their_ends_by_hand_and_with_a_handler() {
+    run("sagas");
+}

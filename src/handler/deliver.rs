@@ -6,7 +6,7 @@ use super::incoming::{Incoming, carry_trace};
 use super::park_after::{is_parkable, kept_text};
 use super::parked::{NewParked, ParkingTables};
 use super::try_once::{Behind, Tried};
-use super::{HandleMessage, Handling, Mapping, MessageHandler};
+use super::{HandleMessage, Handling, Mapping, MessageHandler, telemetry};
 use crate::backend::Backend;
 use crate::envelope::{Envelope, Inbound};
 use crate::error::{Error, Result};
@@ -42,6 +42,10 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     /// was asked for; [`Error::KeyHeld`]; [`Error::Conflict`] or [`Error::Contention`] after the last try; any of loading
     /// and saving.
     pub async fn handle(&self, pool: &Pool<DB>, message: &Envelope) -> Result<Handling> {
+        telemetry::handling(self.saga.persistence_key(), message, self.handle_or_park(pool, message)).await
+    }
+
+    async fn handle_or_park(&self, pool: &Pool<DB>, message: &Envelope) -> Result<Handling> {
         let Some(incoming) = Incoming::decode(&*self.saga, self.persister.codecs(), message)? else {
             return Ok(Handling::Ignored);
         };
@@ -68,10 +72,13 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     /// As [`handle`](Self::handle). After [`Error::Conflict`] and [`Error::Handler`] the transaction is still usable;
     /// after [`Error::Contention`] on MySQL and MariaDB it is lost.
     pub async fn handle_in(&self, tx: &mut Transaction<'_, DB>, message: &Envelope) -> Result<Handling> {
-        match Incoming::decode(&*self.saga, self.persister.codecs(), message)? {
-            Some(incoming) => self.try_in_part(tx, &incoming, Behind::Nothing).await,
-            None => Ok(Handling::Ignored),
-        }
+        let handle = async {
+            match Incoming::decode(&*self.saga, self.persister.codecs(), message)? {
+                Some(incoming) => self.try_in_part(tx, &incoming, Behind::Nothing).await,
+                None => Ok(Handling::Ignored),
+            }
+        };
+        telemetry::handling(self.saga.persistence_key(), message, handle).await
     }
 
     /// Handles it with lost races retried.
@@ -167,7 +174,10 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
                 Ok(Some(id))
             };
             match parked.await {
-                Ok(Some(instance_id)) => return Ok(Handling::Parked { instance_id, error: Some(failure) }),
+                Ok(Some(instance_id)) => {
+                    telemetry::parked(&instance_id, tries, &failure);
+                    return Ok(Handling::Parked { instance_id, error: Some(failure) });
+                }
                 Ok(None) => return Err(failure),
                 Err(error @ (Error::Conflict { .. } | Error::Contention { .. })) => {
                     self.persister.wait_to_retry(&mut lost, error).await?;

@@ -24,6 +24,7 @@ mod park_after;
 mod parked;
 mod refresh;
 mod retry_parked;
+mod telemetry;
 mod try_once;
 
 pub use handle_message::HandleMessage;

@@ -123,7 +123,7 @@ async fn select_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> 
     .await
 }
 
-/// Locks those that are still there, and are due, and that nobody else is moving or deleting.
+/// Locks those that are still there, and are due, and that nobody else is moving or deleting. By their keys: see above.
 async fn lock(conn: &mut MySqlConnection, due: Vec<(i64, String)>) -> sqlx::Result<Vec<(i64, String)>> {
     sqlx::query(
         "SELECT
@@ -136,7 +136,7 @@ async fn lock(conn: &mut MySqlConnection, due: Vec<(i64, String)>) -> sqlx::Resu
                 name      VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[1]'
             )
         ) AS k
-        STRAIGHT_JOIN saga_timeout AS t
+        STRAIGHT_JOIN saga_timeout AS t FORCE INDEX (PRIMARY)
             ON t.stream_id = k.stream_id
             AND t.name = CAST(k.name AS BINARY)
         WHERE t.due_at <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))

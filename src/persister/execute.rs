@@ -5,7 +5,7 @@ use std::future::Future;
 use sqlx::{Database, Pool};
 
 use super::group::Call;
-use super::{Attempt, Begun, Finished, Persister};
+use super::{Attempt, Begun, Finished, Persister, telemetry};
 use crate::envelope::Inbound;
 use crate::error::Error;
 use crate::guarded_connection::GuardedConnection;
@@ -217,6 +217,7 @@ impl<DB: Database> Persister<DB> {
     pub(crate) async fn wait_to_retry(&self, lost: &mut u32, error: Error) -> Result<(), Error> {
         let Some(delay) = self.retry.delay(*lost) else { return Err(error) };
         *lost = lost.saturating_add(1);
+        telemetry::retrying(*lost, &error);
         tokio::time::sleep(delay).await;
         Ok(())
     }

@@ -4,7 +4,7 @@ use sqlx::{Database, Pool};
 
 use super::execute::{Tried, lost_or};
 use super::save::Prepared;
-use super::{Begun, Executed, Persister};
+use super::{Begun, Executed, Persister, telemetry};
 use crate::commit_queue::CommitQueue;
 use crate::envelope::Inbound;
 use crate::error::{Error, Result};
@@ -46,14 +46,16 @@ impl<DB: Database> Persister<DB> {
             Err(error) => return lost_or(error),
         };
         let value = decide(&mut unit)?;
-        let prepared = self.prepare(&unit)?;
-        let saved = if prepared.unchanged || self.has_separate_parts(&unit, &prepared) || !unit.fences.is_empty() {
-            self.save_prepared(&mut conn, &unit, &prepared).await
-        } else {
+        let save = async {
+            let prepared = self.prepare(&unit)?;
+            if prepared.unchanged || self.has_separate_parts(&unit, &prepared) || !unit.fences.is_empty() {
+                return self.save_prepared(&mut conn, &unit, &prepared).await;
+            }
             let commit = self.owned_commit(&unit, prepared);
             let written = queue.commit(place, conn, commit).await;
             self.outcome_in_group(call.pool, &unit, written).await
         };
+        let saved = telemetry::saving(&unit.stream, unit.recorded().len(), save).await;
         self.tried(value, saved, call.conflicts)
     }
 

@@ -1,8 +1,10 @@
 //! Loading: the newest usable snapshot, then every commit after it, checked for density.
 
 use sqlx::Database;
+use tracing::Instrument;
 
-use super::{Begun, Persister, Snapshots, stream_of};
+use super::telemetry::Watch;
+use super::{Begun, Persister, Snapshots, stream_of, telemetry};
 use crate::codec::Codecs;
 use crate::commit::StoredCommit;
 use crate::contents::Texts;
@@ -28,6 +30,25 @@ impl<DB: Database> Persister<DB> {
         inbound: Option<Inbound>,
     ) -> Result<Begun<'s, S, T>> {
         let stream = stream_of(saga, id)?;
+        let (watch, span) = (Watch::start(), telemetry::load_span(&stream));
+        let load = async {
+            let loaded = self.load_stream(saga, conn, sender, stream, inbound).await;
+            if let Ok(Begun::Unit(unit)) = &loaded {
+                watch.loaded(&unit.stream, &unit.report);
+            }
+            loaded
+        };
+        load.instrument(span).await
+    }
+
+    async fn load_stream<'s, S: Saga, T: Sender>(
+        &self,
+        saga: &'s S,
+        conn: &mut DB::Connection,
+        sender: T,
+        stream: SagaStream,
+        inbound: Option<Inbound>,
+    ) -> Result<Begun<'s, S, T>> {
         let handled = inbound.map(|message| message.message_id);
         let (mut found, mut replay, ignored) = self.load_from_snapshot(saga, conn, &stream, handled).await?;
         if let (Some(commit), Some(message_id)) = (found.handled.take(), handled) {
@@ -157,7 +178,7 @@ impl<'s, S: Saga> Replay<'s, S> {
         page.commits.iter().try_for_each(|commit| self.apply_commit(commit))
     }
 
-    pub(super) fn apply_commit(&mut self, commit: &StoredCommit) -> Result<()> {
+    pub(crate) fn apply_commit(&mut self, commit: &StoredCommit) -> Result<()> {
         self.check_follows(commit)?;
         let Self { saga, codecs, stream, instance, texts, .. } = self;
         commit.decode_sharing(stream, texts, &mut |offset, envelope| {

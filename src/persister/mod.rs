@@ -26,6 +26,7 @@ mod group;
 pub(crate) mod load;
 mod replay;
 pub(crate) mod save;
+mod telemetry;
 
 pub use attempt::{Attempt, Finished};
 pub use execute::Executed;

@@ -3,7 +3,7 @@
 use sqlx::{Connection, Database, Transaction};
 
 use super::load::as_handled;
-use super::{Persister, Snapshots};
+use super::{Persister, Snapshots, telemetry};
 use crate::codec::{self, check_size};
 use crate::commit::EncodedCommit;
 use crate::error::{Error, Result};
@@ -54,19 +54,27 @@ impl<DB: Database> Persister<DB> {
         tx: &mut Transaction<'_, DB>,
         unit: UnitOfWork<'_, S, T>,
     ) -> Result<Saved> {
-        let prepared = self.prepare(&unit)?;
+        telemetry::saving(&unit.stream, unit.recorded().len(), self.save_within(tx, &unit)).await
+    }
+
+    async fn save_within<S: Saga, T: Sender>(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        unit: &UnitOfWork<'_, S, T>,
+    ) -> Result<Saved> {
+        let prepared = self.prepare(unit)?;
         if prepared.unchanged {
             return Ok(Saved::Unchanged { revision: unit.instance.revision });
         }
-        self.hold_fences(tx, &unit).await?;
-        let written = if self.has_separate_parts(&unit, &prepared) {
+        self.hold_fences(tx, unit).await?;
+        let written = if self.has_separate_parts(unit, &prepared) {
             // A savepoint: also who commits after an error commits no half of it.
             let part = Connection::begin(&mut **tx).await.map_err(self.classify("beginning a unit of work"))?;
-            self.commit_in_parts(part, &unit, &prepared).await?
+            self.commit_in_parts(part, unit, &prepared).await?
         } else {
-            self.store.commit(tx, &self.as_commit(&unit, &prepared)).await?
+            self.store.commit(tx, &self.as_commit(unit, &prepared)).await?
         };
-        self.outcome(tx, &unit, written).await
+        self.outcome(tx, unit, written).await
     }
 
     /// As [`save`](Self::save), and completes the instance: its snapshots are deleted, it takes no
@@ -89,8 +97,8 @@ impl<DB: Database> Persister<DB> {
         conn: &mut DB::Connection,
         unit: &UnitOfWork<'_, S, T>,
     ) -> Result<Saved> {
-        let prepared = self.prepare(unit)?;
-        self.save_prepared(conn, unit, &prepared).await
+        let save = async { self.save_prepared(conn, unit, &self.prepare(unit)?).await };
+        telemetry::saving(&unit.stream, unit.recorded().len(), save).await
     }
 
     pub(super) async fn save_prepared<S: Saga, T: Sender>(

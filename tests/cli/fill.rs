@@ -11,7 +11,7 @@ use crate::site::Site;
 pub(crate) enum Noted {
     Noted(String),
 }
-message_types!(Noted { Noted(_): "Noted" 1 });
+message_types!(Noted { Noted: "Noted" 1 });
 
 #[derive(Debug, Serialize)]
 pub(crate) enum Mail {

@@ -95,6 +95,7 @@ mod recording;
 mod replay;
 mod resource_lock;
 mod rollback;
+mod sagas;
 mod serialization;
 #[cfg(feature = "postgres")]
 mod session_lock;
@@ -120,6 +121,9 @@ mod timeouts_changed;
 mod timeouts_in_groups;
 mod timeouts_relayed;
 mod timeouts_unsupported;
+#[allow(dead_code, reason = "not all of the example is looked at here")]
+#[path = "../../examples/sagas/town/mod.rs"]
+mod town;
 mod transactions;
 mod unit_of_work;
 mod verify_replay;
@@ -192,6 +196,7 @@ fn main() -> ExitCode {
         replay::clauses,
         resource_lock::clauses,
         rollback::clauses,
+        sagas::clauses,
         serialization::clauses,
         #[cfg(feature = "postgres")]
         session_lock::clauses,

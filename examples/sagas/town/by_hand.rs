@@ -9,9 +9,9 @@ use sagastore::{
 use serde::de::DeserializeOwned;
 use sqlx::Pool;
 
-use crate::account::{Account, AccountMessage};
-use crate::order::{self, Order, OrderMessage};
-use crate::transfer::{Transfer, TransferMessage};
+use super::account::{Account, AccountMessage};
+use super::order::{self, Order, OrderMessage};
+use super::transfer::{Transfer, TransferMessage};
 
 pub(crate) struct ByHand<DB: Backend, E> {
     pool: Pool<DB>,

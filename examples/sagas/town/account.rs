@@ -2,7 +2,7 @@
 use sagastore::{Cause, Envelope, HandleMessage, InstanceId, Saga, UnitOfWork, message_types};
 use serde::{Deserialize, Serialize};
 
-use crate::transfer::TransferMessage;
+use super::transfer::TransferMessage;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum AccountMessage {

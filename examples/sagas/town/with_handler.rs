@@ -6,9 +6,9 @@ use sagastore::emitter::Emitter;
 use sagastore::{Backend, Handlers, KeySet, MessageHandler, Persister};
 use sqlx::Pool;
 
-use crate::account::{Account, AccountMessage};
-use crate::order::{self, Order};
-use crate::transfer::{Transfer, TransferMessage};
+use super::account::{Account, AccountMessage};
+use super::order::{self, Order};
+use super::transfer::{Transfer, TransferMessage};
 
 /// All sagas, as what the dispatcher sends messages to; what is for the world outside goes to `outside`.
 pub(crate) fn sagas<DB: Backend>(
