@@ -9,7 +9,9 @@ use tracing::{Instrument, Span};
 
 use crate::error::{Error, Result};
 use crate::saga::SagaStream;
-use crate::unit_of_work::{LoadReport, Saved, SnapshotFault};
+#[cfg(feature = "metrics")]
+use crate::unit_of_work::SnapshotFault;
+use crate::unit_of_work::{LoadReport, Saved};
 
 /// Around loading an instance.
 pub(super) fn load_span(stream: &SagaStream) -> Span {
