@@ -42,6 +42,9 @@ pub trait InboxTables<DB: Database>: Send + Sync {
     /// Notes that a message is handled; false if that was noted before.
     async fn note_handled(&self, tx: &mut Transaction<'_, DB>, consumer: &str, message: MessageId) -> Result<bool>;
 
+    /// True if it was noted that a message is handled.
+    async fn is_handled(&self, conn: &mut DB::Connection, consumer: &str, message: MessageId) -> Result<bool>;
+
     /// Forgets what was handled longer than `retention` ago, at most `limit` messages; says how many.
     async fn forget_handled(
         &self,
@@ -106,6 +109,14 @@ impl Inbox {
     pub async fn receive<DB: Backend>(&self, tx: &mut Transaction<'_, DB>, message: MessageId) -> Result<Receipt> {
         let first = DB::Store::default().note_handled(tx, &self.consumer, message).await?;
         Ok(if first { Receipt::First } else { Receipt::Repeated })
+    }
+
+    /// Says whether a message was handled before, without noting anything.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn has_received<DB: Backend>(&self, conn: &mut DB::Connection, message: MessageId) -> Result<bool> {
+        DB::Store::default().is_handled(conn, &self.consumer, message).await
     }
 
     /// Forgets what was handled longer than `retention` ago by the database's clock, in steps of [`INBOX_FORGET_STEP`],

@@ -71,8 +71,8 @@ pub use event_stream::{DEFAULT_FETCH_SIZE, EventStream, STREAM_POLL_INTERVAL};
 pub use global_order::{GlobalEvent, GlobalPosition, GlobalTail, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES};
 pub use handler::{
     DEFAULT_PARKING_DELAY, DEFAULT_TRIES_BEFORE_PARKING, HandleMessage, Handlers, Handling, InTransaction,
-    MAX_PARKED_ERROR_BYTES, MAX_PARKED_PAGE, MessageHandler, NotFound, ParkAfter, ParkedFilter, ParkedId,
-    ParkedMessage, REFRESH_PAGE, Retried, SAGA_INBOX_PREFIX, discard_parked, parked_messages,
+    MAX_PARKED_ERROR_BYTES, MAX_PARKED_PAGE, MAX_REFRESH_FAILURES, MessageHandler, NotFound, ParkAfter, ParkedFilter,
+    ParkedId, ParkedMessage, REFRESH_PAGE, Refreshed, Retried, SAGA_INBOX_PREFIX, discard_parked, parked_messages,
 };
 pub use ids::{CommitNumber, InstanceId, MAX_INSTANCE_ID_BYTES, MessageId, Offset, Revision};
 pub use inbox::{DEFAULT_INBOX_RETENTION, INBOX_FORGET_STEP, Inbox, MAX_INBOX_CONSUMER_BYTES, Receipt};

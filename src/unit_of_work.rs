@@ -118,7 +118,8 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     }
 
     /// Schedules a message of the instance to itself. It is stored with this unit of work and relayed by the
-    /// dispatcher once it is due, in place of a pending one of the same `name`: scheduling again is rescheduling.
+    /// dispatcher once it is due, in place of one of the same `name` that is pending or a dead letter: scheduling again is
+    /// rescheduling.
     /// Gives the id under which it will be delivered.
     ///
     /// It comes at least once, under this id, in its turn among the messages of its stream; see

@@ -66,7 +66,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
 
     /// Handles a message in the caller's transaction, in a part of it (a savepoint) that is undone if it fails: what the
     /// transaction did before stays, and the caller decides. Nothing is retried and nothing is parked. If the caller
-    /// rolls back, the message was never handled.
+    /// rolls back, the message was never handled. It does not wait behind messages that are parked.
     ///
     /// # Errors
     /// As [`handle`](Self::handle). After [`Error::Conflict`] and [`Error::Handler`] the transaction is still usable;
@@ -83,6 +83,11 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
 
     /// Handles it with lost races retried.
     async fn handle_retrying(&self, pool: &Pool<DB>, incoming: &Incoming<'_, S>) -> Result<Handling> {
+        if let (Mapping::Direct(instance_of), None) = (&self.mapping, &incoming.timeout_of)
+            && instance_of(&incoming.message)?.is_none()
+        {
+            return Ok(Handling::Ignored);
+        }
         if let Some(id) = self.named_instance(incoming)?
             && !self.waits(pool, &id).await?
         {
@@ -94,6 +99,10 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
                 Ok(Handling::Handled { instance_id, saved, .. }) => {
                     self.persister.wake();
                     return Ok(Handling::Handled { instance_id, saved, conflicts: lost });
+                }
+                Ok(Handling::NotFound) => {
+                    self.persister.wake();
+                    return Ok(Handling::NotFound);
                 }
                 Err(error @ (Error::Conflict { .. } | Error::Contention { .. })) => error,
                 ended => return ended,
@@ -167,17 +176,21 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             let parked = async {
                 let mut tx = self.persister.begin(pool).await?;
                 let Mapped::Instance(id) = self.map(&mut tx, incoming).await? else { return Ok(None) };
+                if self.was_handled(&mut tx, incoming, &id).await? {
+                    return Ok(Some(Handling::AlreadyHandled(None)));
+                }
                 let parked = NewParked { saga, instance: &id, message, tries, error: Some(&text) };
                 DB::Store::default().park(&mut tx, parked).await?;
                 let committed = tx.commit().await;
                 committed.map_err(|error| self.persister.store().classify("parking a message", error))?;
-                Ok(Some(id))
+                Ok(Some(Handling::Parked { instance_id: id, error: None }))
             };
             match parked.await {
-                Ok(Some(instance_id)) => {
+                Ok(Some(Handling::Parked { instance_id, .. })) => {
                     telemetry::parked(&instance_id, tries, &failure);
                     return Ok(Handling::Parked { instance_id, error: Some(failure) });
                 }
+                Ok(Some(handled)) => return Ok(handled),
                 Ok(None) => return Err(failure),
                 Err(error @ (Error::Conflict { .. } | Error::Contention { .. })) => {
                     self.persister.wait_to_retry(&mut lost, error).await?;

@@ -63,15 +63,16 @@ impl<DB: Backend> Handlers<DB> {
         self
     }
 
-    /// Hands a message from elsewhere to every saga that handles its type.
+    /// Hands a message from elsewhere to every saga that handles its type, also after one has failed.
     ///
     /// # Errors
-    /// The first saga's that fails; the message is then to be delivered again.
+    /// That of the first saga that fails; the message is then to be delivered again.
     pub async fn deliver(&self, message: &Envelope) -> Result<()> {
+        let mut delivered = Ok(());
         for handler in self.handlers.iter().filter(|handler| handler.knows(message)) {
-            handler.deliver(&self.pool, message).await?;
+            delivered = delivered.and(handler.deliver(&self.pool, message).await);
         }
-        Ok(())
+        delivered
     }
 }
 

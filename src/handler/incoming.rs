@@ -21,7 +21,7 @@ pub(super) struct Incoming<'a, S: HandleMessage> {
 }
 
 impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
-    /// Says whether a message is of a type that the saga handles, and no timeout of another saga.
+    /// Says whether a message is of a type that the saga handles, in whatever version, and no timeout of another saga.
     pub fn handles(&self, message: &Envelope) -> bool {
         !matches!(current_form(&*self.saga, message), Ok(None))
     }
@@ -40,9 +40,18 @@ fn current_form<S: HandleMessage>(saga: &S, envelope: &Envelope) -> Result<Optio
     };
     match upcast::<S::Message>(form) {
         Ok(form) => Ok(Some(form)),
-        Err(UpcastError::Unknown { .. }) => Ok(None),
-        Err(failed) => Err(failed),
+        Err(UpcastError::Unknown { type_name, .. }) if is_foreign::<S>(envelope, &type_name) => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// No message of the saga has this name, in any version, and no step led away from it; nor did the saga schedule it.
+/// Otherwise the saga lacks a version or a step, and the message must not be passed over.
+fn is_foreign<S: HandleMessage>(envelope: &Envelope, ended_at: &str) -> bool {
+    let name = &*envelope.type_name;
+    let mut known =
+        S::Message::TYPES.iter().map(|tag| tag.name).chain(S::Message::UPCASTS.iter().map(|step| step.from().name));
+    name == ended_at && known.all(|known| known != name) && !envelope.metadata.contains_key(TIMEOUT_SAGA)
 }
 
 impl<'a, S: HandleMessage> Incoming<'a, S> {

@@ -36,7 +36,7 @@ use not_found::NotFoundPolicy;
 pub use park_after::{DEFAULT_PARKING_DELAY, DEFAULT_TRIES_BEFORE_PARKING, MAX_PARKED_ERROR_BYTES, ParkAfter};
 pub use parked::{MAX_PARKED_PAGE, ParkedFilter, ParkedId, ParkedMessage, discard_parked, parked_messages};
 pub(crate) use parked::{NewParked, ParkedRow, ParkingTables};
-pub use refresh::REFRESH_PAGE;
+pub use refresh::{MAX_REFRESH_FAILURES, REFRESH_PAGE, Refreshed};
 pub use retry_parked::Retried;
 
 /// What the messages that a saga with a [`Mapper`] handled are remembered under in the

@@ -13,6 +13,9 @@ pub const MAX_PARKED_ERROR_BYTES: usize = 2_000;
 
 /// When a message is parked, with its instance: after so many tries in a row that failed because of the message or the
 /// instance. Lost races and troubles of the database do not count.
+///
+/// The tries are those of one call: a caller with a time limit, such as a dispatcher, must allow for all of them and the
+/// waits between, or the message is never parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParkAfter {
     /// How often it is tried, at least once.

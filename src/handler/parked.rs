@@ -8,6 +8,8 @@ use crate::contents::{self, CommonCause, Texts};
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, Offset};
+use crate::mapper::MapperTables;
+use crate::message_store::MessageStore;
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
@@ -80,7 +82,36 @@ pub async fn parked_messages<DB: Backend>(
 /// # Errors
 /// The database's.
 pub async fn discard_parked<DB: Backend>(tx: &mut Transaction<'_, DB>, id: ParkedId) -> Result<bool> {
-    DB::Store::default().unpark(tx, id).await
+    let store = DB::Store::default();
+    let before = ParkedFilter { after: Some(ParkedId(id.0.saturating_sub(1))), ..ParkedFilter::default() };
+    let found = store.parked(tx, before, 1).await?.pop().filter(|row| row.id == id.0);
+    if !store.unpark(tx, id).await? {
+        return Ok(false);
+    }
+    if let Some(row) = found {
+        release_unstarted(tx, &row.persistence_key, &InstanceId::new(row.instance_id)?).await?;
+    }
+    Ok(true)
+}
+
+/// Gives up the keys of an instance that never came to be, because the message that was to start it was parked.
+pub(super) async fn release_unstarted<DB: Backend>(
+    tx: &mut Transaction<'_, DB>,
+    saga: &str,
+    instance: &InstanceId,
+) -> Result<()> {
+    let store = DB::Store::default();
+    if store.is_parked(tx, saga, instance).await? {
+        return Ok(());
+    }
+    let stream = StreamName::of_saga(saga, instance)?;
+    if store.next_offset(tx, &stream).await?.is_some() {
+        return Ok(());
+    }
+    for key in store.keys(tx, saga, instance).await? {
+        store.release(tx, saga, &key, instance).await?;
+    }
+    Ok(())
 }
 
 /// A row as its columns say.
@@ -143,6 +174,14 @@ pub trait ParkingTables<DB: Database>: Send + Sync {
 
     /// Parks a message behind those of its instance; nothing is done if it is parked already.
     async fn park(&self, tx: &mut Transaction<'_, DB>, parked: NewParked<'_>) -> Result<()>;
+
+    /// The first one of an instance.
+    async fn first_parked(
+        &self,
+        conn: &mut DB::Connection,
+        saga: &str,
+        instance: &InstanceId,
+    ) -> Result<Option<ParkedRow>>;
 
     /// Lists.
     async fn parked(&self, conn: &mut DB::Connection, filter: ParkedFilter<'_>, limit: u32) -> Result<Vec<ParkedRow>>;

@@ -2,6 +2,7 @@
 
 use sqlx::Pool;
 
+use super::park_after::is_parkable;
 use super::{HandleMessage, Mapping, MessageHandler};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -15,33 +16,53 @@ use crate::unit_of_work::Saved;
 
 /// How many instances are listed at a time.
 pub const REFRESH_PAGE: u32 = 100;
+/// Most instances that could not be updated of which the errors are kept.
+pub const MAX_REFRESH_FAILURES: usize = 1_000;
+
+/// What became of the mappings of all instances.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Refreshed {
+    /// How many instances were updated.
+    pub updated: u64,
+    /// How many were not, because of what they are: their state cannot be loaded, or another has one of their keys.
+    pub failed: u64,
+    /// The first of those, at most [`MAX_REFRESH_FAILURES`].
+    pub failures: Vec<(InstanceId, Error)>,
+}
 
 impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     /// Updates the mapping of every instance that is not completed, as handling a message does; for use after the
-    /// mapping's code has changed. Says how many instances that were.
+    /// mapping's code has changed.
     ///
     /// Each instance is updated in a transaction of its own, with a unit of work that records nothing: so it cannot
     /// overtake, or be overtaken by, a message that is being handled. May be dropped half-way and called again, and runs
     /// beside everything else. Without a mapper there is nothing to do.
     ///
     /// # Errors
-    /// [`Error::KeyHeld`] if two instances would share a key, and any of loading and saving; the instances before that
-    /// one are updated.
-    pub async fn refresh_mapping(&self, pool: &Pool<DB>) -> Result<u64> {
-        let Mapping::Mapper(mapper) = &self.mapping else { return Ok(0) };
-        let (mut updated, mut after) = (0, i64::MIN);
+    /// The database's, and lost races after the last try. An instance that cannot be updated is no error, see
+    /// [`Refreshed::failures`].
+    pub async fn refresh_mapping(&self, pool: &Pool<DB>) -> Result<Refreshed> {
+        let (mut refreshed, mut after) = (Refreshed::default(), i64::MIN);
+        let Mapping::Mapper(mapper) = &self.mapping else { return Ok(refreshed) };
         loop {
             let page = self.live_instances(pool, after).await?;
-            let Some((last, _)) = page.last() else { return Ok(updated) };
+            let Some((last, _)) = page.last() else { return Ok(refreshed) };
             after = *last;
             for (_, id) in page {
                 let mut lost = 0;
                 loop {
                     match self.refresh_one(pool, &**mapper, &id).await {
-                        Ok(changed) => updated += u64::from(changed),
+                        Ok(changed) => refreshed.updated += u64::from(changed),
                         Err(error @ (Error::Conflict { .. } | Error::Contention { .. })) => {
                             self.persister.wait_to_retry(&mut lost, error).await?;
                             continue;
+                        }
+                        Err(error) if is_parkable(&error) => {
+                            refreshed.failed += 1;
+                            if refreshed.failures.len() < MAX_REFRESH_FAILURES {
+                                refreshed.failures.push((id.clone(), error));
+                            }
                         }
                         Err(error) => return Err(error),
                     }

@@ -4,7 +4,7 @@ use sqlx::Pool;
 
 use super::incoming::Incoming;
 use super::park_after::{is_parkable, kept_text};
-use super::parked::{ParkedFilter, ParkedId, ParkedMessage, ParkingTables, parked_messages};
+use super::parked::{ParkedId, ParkedMessage, ParkedRow, ParkingTables, release_unstarted};
 use super::try_once::Behind;
 use super::{HandleMessage, MessageHandler};
 use crate::backend::Backend;
@@ -42,7 +42,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
                         self.persister.wait_to_retry(&mut lost, error).await?;
                         continue;
                     }
-                    Err(error) if is_parkable(&error) || matches!(error, Error::UndecodableMessage { .. }) => {
+                    Err(error) if is_parkable(&error) || is_unhandled(&error) => {
                         self.note_try(pool, parked.id, &error).await?;
                         return Ok(Retried { released, failed: Some(error) });
                     }
@@ -59,11 +59,9 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         let conn = pool.acquire().await;
         let conn = conn.map_err(|error| store.classify("taking a connection for parked messages", error))?;
         let mut conn = GuardedConnection::new(conn, &store);
-        let persistence_key = Some(self.saga.persistence_key());
-        let filter = ParkedFilter { persistence_key, instance_id: Some(instance), after: None };
-        let found = parked_messages::<DB>(&mut conn, filter, 1).await;
+        let found = store.first_parked(&mut conn, self.saga.persistence_key(), instance).await;
         conn.release();
-        Ok(found?.pop())
+        found?.map(ParkedRow::decode).transpose()
     }
 
     /// False if somebody else took it.
@@ -75,6 +73,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         if let Some(incoming) = Incoming::decode(&*self.saga, self.persister.codecs(), &parked.message)? {
             let _ = self.try_in_part(&mut tx, &incoming, Behind::Nothing).await?;
         }
+        release_unstarted(&mut tx, &parked.persistence_key, &parked.instance_id).await?;
         let committed = tx.commit().await;
         committed.map_err(|error| self.persister.store().classify("releasing a parked message", error))?;
         self.persister.wake();
@@ -87,4 +86,9 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         let committed = tx.commit().await;
         committed.map_err(|error| self.persister.store().classify("noting the failure of a parked message", error))
     }
+}
+
+/// What is delivered again when it comes from outside, and stays parked here.
+fn is_unhandled(error: &Error) -> bool {
+    matches!(error, Error::UndecodableMessage { .. } | Error::InstanceNotFound { .. })
 }

@@ -3,6 +3,7 @@
 use sqlx::{Connection, Transaction};
 
 use super::incoming::{Incoming, carry_trace};
+use super::park_after::is_parkable;
 use super::parked::{NewParked, ParkingTables};
 use super::{HandleMessage, Handling, Mapping, MessageHandler, NotFoundPolicy};
 use crate::backend::Backend;
@@ -10,7 +11,7 @@ use crate::envelope::Inbound;
 use crate::error::{Cause, Error, Result};
 use crate::ids::InstanceId;
 use crate::mapper::Mapped;
-use crate::outbox::{NewOutboxRecord, OutboxRepository};
+use crate::outbox::NewOutboxRecord;
 use crate::persister::Begun;
 use crate::recorder::Outbox;
 use crate::unit_of_work::Saved;
@@ -77,7 +78,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             Begun::AlreadyHandled(handled) => return Ok(Tried::Undo(Handling::AlreadyHandled(Some(handled)))),
         };
         if unit.is_completed() {
-            return Ok(Tried::Undo(Handling::Completed { instance_id: id }));
+            return self.completed(tx, incoming, id).await.map(Tried::Undo);
         }
         if unit.head.is_at_start() && !incoming.trigger {
             return self.not_found(tx, incoming, Some(&id)).await;
@@ -99,6 +100,22 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             mapper.update(tx, &self.saga, &instance, completed).await?;
         }
         Ok(Tried::Keep(Handling::Handled { instance_id: id, saved, conflicts: 0 }))
+    }
+
+    /// The instance is completed. If that happened since it was found, its keys are free now, and the message may be for
+    /// another.
+    async fn completed(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        incoming: &Incoming<'_, S>,
+        instance_id: InstanceId,
+    ) -> Result<Handling> {
+        let found = Mapped::Instance(instance_id.clone());
+        if incoming.timeout_of.is_none() && self.map(tx, incoming).await? != found {
+            let source = format!("instance {instance_id:?} was completed while a message was on its way to it").into();
+            return Err(Error::Contention { doing: "handling a message", source });
+        }
+        Ok(Handling::Completed { instance_id })
     }
 
     /// The instance that a message is for.
@@ -136,7 +153,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         let record =
             |message: &crate::Envelope| NewOutboxRecord::new(self.saga.persistence_key(), id.as_str(), message.clone());
         let records: Vec<_> = recorder.recorded().iter().map(record).collect();
-        DB::Store::default().save(tx, &records).await?;
+        self.persister.save_records(tx, &records).await?;
         Ok(Tried::Keep(Handling::NotFound))
     }
 
@@ -163,7 +180,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         if self.park_after.is_none() {
             return Ok(false);
         }
-        while store.is_parked(tx, saga, id).await? {
+        while store.is_parked(tx, saga, id).await? && !self.was_handled(tx, incoming, id).await? {
             // Who takes the last one away waits until this one is seen.
             if store.hold_parked(tx, saga, id).await? {
                 let parked = NewParked { saga, instance: id, message: incoming.envelope, tries: 0, error: None };
@@ -172,6 +189,25 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             }
         }
         Ok(false)
+    }
+
+    /// True if the message was handled before: then it need not be parked. An instance that cannot be loaded does not tell.
+    pub(super) async fn was_handled(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        incoming: &Incoming<'_, S>,
+        id: &InstanceId,
+    ) -> Result<bool> {
+        let message = incoming.envelope.message_id;
+        if self.uses_inbox() && self.inbox.has_received::<DB>(tx, message).await? {
+            return Ok(true);
+        }
+        match self.persister.begin_handling(&*self.saga, tx, Outbox, id, message).await {
+            Ok(Begun::AlreadyHandled(_)) => Ok(true),
+            Ok(Begun::Unit(_)) => Ok(false),
+            Err(error) if is_parkable(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// An error that the saga, or what runs in its transaction, gave: one of the library's or of the database is
@@ -185,6 +221,8 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             Ok(error) => {
                 match self.persister.store().classify("reading or writing in the transaction of a message", *error) {
                     Error::Storage { source, .. } => source,
+                    // A table of the program's own is not there.
+                    missing @ Error::SchemaMissing { .. } => missing.into(),
                     other => return other,
                 }
             }

@@ -20,6 +20,13 @@ impl InboxTables<MySql> for MySqlStore {
         }
     }
 
+    async fn is_handled(&self, conn: &mut MySqlConnection, consumer: &str, message: MessageId) -> Result<bool> {
+        match exists(conn, consumer, message).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(classify("looking for a message", error)),
+        }
+    }
+
     async fn forget_handled(
         &self,
         conn: &mut MySqlConnection,
@@ -57,6 +64,21 @@ async fn insert(conn: &mut MySqlConnection, consumer: &str, message: MessageId) 
         Err(error) if is_duplicate(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+async fn exists(conn: &mut MySqlConnection, consumer: &str, message: MessageId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (
+            SELECT 1
+            FROM saga_inbox
+            WHERE consumer = ?
+                AND message_id = ?
+        )",
+    )
+    .bind(consumer)
+    .bind(message.as_uuid())
+    .fetch_one(conn)
+    .await
 }
 
 async fn delete(conn: &mut MySqlConnection, consumer: &str, retention: Duration, limit: u32) -> sqlx::Result<u64> {

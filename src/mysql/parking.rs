@@ -28,9 +28,22 @@ impl ParkingTables<MySql> for MySqlStore {
 
     async fn park(&self, tx: &mut Transaction<'_, MySql>, parked: NewParked<'_>) -> Result<()> {
         let contents = slow_lane::contents(parked.message)?;
+        self.check_write(tx, contents.len().saturating_add(parked.message.payload.len())).await?;
         match insert(tx, parked, &contents).await {
             Ok(()) => Ok(()),
             Err(error) => Err(classify("parking a message", error)),
+        }
+    }
+
+    async fn first_parked(
+        &self,
+        conn: &mut MySqlConnection,
+        saga: &str,
+        instance: &InstanceId,
+    ) -> Result<Option<ParkedRow>> {
+        match select_first(conn, saga, instance.as_str()).await {
+            Ok(row) => Ok(row),
+            Err(error) => Err(classify("looking for parked messages", error)),
         }
     }
 
@@ -152,19 +165,46 @@ async fn select(conn: &mut MySqlConnection, filter: ParkedFilter<'_>, limit: u32
     .bind(filter.instance_id.map(InstanceId::as_str))
     .bind(filter.instance_id.map(InstanceId::as_str))
     .bind(limit)
-    .try_map(|row: MySqlRow| {
-        Ok(ParkedRow {
-            id: row.try_get(0)?,
-            persistence_key: text(row.try_get(1)?)?,
-            instance_id: text(row.try_get(2)?)?,
-            parked_at: row.try_get(3)?,
-            tries: i64::from(row.try_get::<i32, _>(4)?),
-            last_error: row.try_get(5)?,
-            contents: row.try_get(6)?,
-            body: row.try_get(7)?,
-        })
-    })
+    .try_map(read)
     .fetch_all(conn)
+    .await
+}
+
+/// As both statements select it.
+fn read(row: MySqlRow) -> sqlx::Result<ParkedRow> {
+    Ok(ParkedRow {
+        id: row.try_get(0)?,
+        persistence_key: text(row.try_get(1)?)?,
+        instance_id: text(row.try_get(2)?)?,
+        parked_at: row.try_get(3)?,
+        tries: i64::from(row.try_get::<i32, _>(4)?),
+        last_error: row.try_get(5)?,
+        contents: row.try_get(6)?,
+        body: row.try_get(7)?,
+    })
+}
+
+async fn select_first(conn: &mut MySqlConnection, saga: &str, instance: &str) -> sqlx::Result<Option<ParkedRow>> {
+    sqlx::query(
+        "SELECT
+            parked_no,
+            persistence_key,
+            instance_id,
+            parked_at,
+            tries,
+            last_error,
+            contents,
+            body
+        FROM saga_parked_message
+        WHERE persistence_key = ?
+            AND instance_id = ?
+        ORDER BY parked_no
+        LIMIT 1",
+    )
+    .bind(saga)
+    .bind(instance)
+    .try_map(read)
+    .fetch_optional(conn)
     .await
 }
 

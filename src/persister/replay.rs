@@ -61,7 +61,10 @@ impl<DB: Database> Persister<DB> {
                 if asked == Some(commit.commit_number) {
                     at_asked = Some(as_json(&replay.instance.data)?);
                 }
-                if let Some(usable) = usable.as_ref().filter(|usable| usable.commit_number == commit.commit_number) {
+                let is_here = |usable: &&Snapshot| {
+                    usable.commit_number == commit.commit_number && usable.revision == replay.instance.revision
+                };
+                if let Some(usable) = usable.as_ref().filter(is_here) {
                     snapshot = self.beside::<S>(usable, &replay.instance.data)?;
                 }
             }

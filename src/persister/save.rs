@@ -4,13 +4,14 @@ use sqlx::{Connection, Database, Transaction};
 
 use super::load::as_handled;
 use super::{Persister, Snapshots, telemetry};
+use crate::backend::Backend;
 use crate::codec::{self, check_size};
 use crate::commit::EncodedCommit;
 use crate::error::{Error, Result};
 use crate::ids::{CommitNumber, Revision};
 use crate::limits::Limits;
 use crate::message_store::{LoadFrom, LoadRequest, SnapshotChange, UnitCommit};
-use crate::outbox::NewOutboxRecord;
+use crate::outbox::{NewOutboxRecord, OutboxRepository};
 use crate::recorder::Sender;
 use crate::saga::Saga;
 use crate::snapshot::Snapshot;
@@ -207,6 +208,17 @@ impl<DB: Database> Persister<DB> {
         snapshots && (prepared.snapshot.is_some() || prepared.completed)
             || prepared.timeouts != TimeoutPlan::None
             || self.outbox.is_some() && unit.recorder.uses_outbox() && prepared.encoded.message_count > 0
+    }
+
+    /// Records messages that belong to no unit of work where those of units of work go.
+    pub(crate) async fn save_records(&self, tx: &mut Transaction<'_, DB>, records: &[NewOutboxRecord]) -> Result<()>
+    where
+        DB: Backend,
+    {
+        match &self.outbox {
+            Some(outbox) => outbox.save(tx, records).await,
+            None => DB::Store::default().save(tx, records).await,
+        }
     }
 
     async fn hold_fences<S: Saga, T: Sender>(

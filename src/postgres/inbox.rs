@@ -25,6 +25,13 @@ impl InboxTables<Postgres> for PostgresStore {
         }
     }
 
+    async fn is_handled(&self, conn: &mut PgConnection, consumer: &str, message: MessageId) -> Result<bool> {
+        match exists(conn, consumer, message).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(classify("looking for a message", error)),
+        }
+    }
+
     async fn forget_handled(
         &self,
         conn: &mut PgConnection,
@@ -58,6 +65,21 @@ async fn insert(conn: &mut PgConnection, consumer: &str, message: MessageId) -> 
     .execute(conn)
     .await?;
     Ok(inserted.rows_affected() == 1)
+}
+
+async fn exists(conn: &mut PgConnection, consumer: &str, message: MessageId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (
+            SELECT 1
+            FROM saga_inbox
+            WHERE consumer = $1
+                AND message_id = $2
+        )",
+    )
+    .bind(consumer)
+    .bind(message.as_uuid())
+    .fetch_one(conn)
+    .await
 }
 
 /// Passes by what another is deleting.

@@ -34,6 +34,18 @@ impl ParkingTables<Postgres> for PostgresStore {
         }
     }
 
+    async fn first_parked(
+        &self,
+        conn: &mut PgConnection,
+        saga: &str,
+        instance: &InstanceId,
+    ) -> Result<Option<ParkedRow>> {
+        match select_first(conn, saga, instance.as_str()).await {
+            Ok(row) => Ok(row),
+            Err(error) => Err(classify("looking for parked messages", error)),
+        }
+    }
+
     async fn parked(&self, conn: &mut PgConnection, filter: ParkedFilter<'_>, limit: u32) -> Result<Vec<ParkedRow>> {
         match select(conn, filter, limit).await {
             Ok(rows) => Ok(rows),
@@ -147,19 +159,46 @@ async fn select(conn: &mut PgConnection, filter: ParkedFilter<'_>, limit: u32) -
     .bind(filter.persistence_key)
     .bind(filter.instance_id.map(InstanceId::as_str))
     .bind(i64::from(limit))
-    .try_map(|row: PgRow| {
-        Ok(ParkedRow {
-            id: row.try_get(0)?,
-            persistence_key: row.try_get(1)?,
-            instance_id: row.try_get(2)?,
-            parked_at: row.try_get(3)?,
-            tries: i64::from(row.try_get::<i32, _>(4)?),
-            last_error: row.try_get(5)?,
-            contents: row.try_get(6)?,
-            body: row.try_get(7)?,
-        })
-    })
+    .try_map(read)
     .fetch_all(conn)
+    .await
+}
+
+/// As both statements select it.
+fn read(row: PgRow) -> sqlx::Result<ParkedRow> {
+    Ok(ParkedRow {
+        id: row.try_get(0)?,
+        persistence_key: row.try_get(1)?,
+        instance_id: row.try_get(2)?,
+        parked_at: row.try_get(3)?,
+        tries: i64::from(row.try_get::<i32, _>(4)?),
+        last_error: row.try_get(5)?,
+        contents: row.try_get(6)?,
+        body: row.try_get(7)?,
+    })
+}
+
+async fn select_first(conn: &mut PgConnection, saga: &str, instance: &str) -> sqlx::Result<Option<ParkedRow>> {
+    sqlx::query(
+        "SELECT
+            parked_no,
+            persistence_key,
+            instance_id,
+            parked_at,
+            tries,
+            last_error,
+            contents,
+            body
+        FROM saga_parked_message
+        WHERE persistence_key = $1
+            AND instance_id = $2
+        ORDER BY parked_no
+        LIMIT 1",
+    )
+    .bind(saga)
+    .bind(instance)
+    .try_map(read)
+    .fetch_optional(conn)
     .await
 }
 

@@ -20,6 +20,13 @@ impl InboxTables<Sqlite> for SqliteStore {
         }
     }
 
+    async fn is_handled(&self, conn: &mut SqliteConnection, consumer: &str, message: MessageId) -> Result<bool> {
+        match exists(conn, consumer, message).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(explain(conn, "looking for a message", error).await),
+        }
+    }
+
     async fn forget_handled(
         &self,
         conn: &mut SqliteConnection,
@@ -53,6 +60,21 @@ async fn insert(conn: &mut SqliteConnection, consumer: &str, message: MessageId)
     .execute(conn)
     .await?;
     Ok(inserted.rows_affected() == 1)
+}
+
+async fn exists(conn: &mut SqliteConnection, consumer: &str, message: MessageId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (
+            SELECT 1
+            FROM saga_inbox
+            WHERE consumer = ?1
+                AND message_id = ?2
+        )",
+    )
+    .bind(consumer)
+    .bind(message.as_uuid())
+    .fetch_one(conn)
+    .await
 }
 
 async fn delete(conn: &mut SqliteConnection, consumer: &str, retention: Duration, limit: u32) -> sqlx::Result<u64> {

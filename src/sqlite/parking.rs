@@ -32,6 +32,18 @@ impl ParkingTables<Sqlite> for SqliteStore {
         }
     }
 
+    async fn first_parked(
+        &self,
+        conn: &mut SqliteConnection,
+        saga: &str,
+        instance: &InstanceId,
+    ) -> Result<Option<ParkedRow>> {
+        match select_first(conn, saga, instance.as_str()).await {
+            Ok(row) => Ok(row),
+            Err(error) => Err(explain(conn, "looking for parked messages", error).await),
+        }
+    }
+
     async fn parked(
         &self,
         conn: &mut SqliteConnection,
@@ -132,19 +144,46 @@ async fn select(conn: &mut SqliteConnection, filter: ParkedFilter<'_>, limit: u3
     .bind(filter.persistence_key)
     .bind(filter.instance_id.map(InstanceId::as_str))
     .bind(limit)
-    .try_map(|row: SqliteRow| {
-        Ok(ParkedRow {
-            id: row.try_get(0)?,
-            persistence_key: row.try_get(1)?,
-            instance_id: row.try_get(2)?,
-            parked_at: row.try_get(3)?,
-            tries: row.try_get(4)?,
-            last_error: row.try_get(5)?,
-            contents: row.try_get(6)?,
-            body: row.try_get(7)?,
-        })
-    })
+    .try_map(read)
     .fetch_all(conn)
+    .await
+}
+
+/// As both statements select it.
+fn read(row: SqliteRow) -> sqlx::Result<ParkedRow> {
+    Ok(ParkedRow {
+        id: row.try_get(0)?,
+        persistence_key: row.try_get(1)?,
+        instance_id: row.try_get(2)?,
+        parked_at: row.try_get(3)?,
+        tries: row.try_get(4)?,
+        last_error: row.try_get(5)?,
+        contents: row.try_get(6)?,
+        body: row.try_get(7)?,
+    })
+}
+
+async fn select_first(conn: &mut SqliteConnection, saga: &str, instance: &str) -> sqlx::Result<Option<ParkedRow>> {
+    sqlx::query(
+        "SELECT
+            parked_no,
+            persistence_key,
+            instance_id,
+            parked_at,
+            tries,
+            last_error,
+            contents,
+            body
+        FROM saga_parked_message
+        WHERE persistence_key = ?1
+            AND instance_id = ?2
+        ORDER BY parked_no
+        LIMIT 1",
+    )
+    .bind(saga)
+    .bind(instance)
+    .try_map(read)
+    .fetch_optional(conn)
     .await
 }
 

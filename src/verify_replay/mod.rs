@@ -5,6 +5,9 @@
 //! unknown type, an upcaster that does not fit), those whose snapshots the new code would trust and that differ from
 //! what it makes of the events, and those that differ from a baseline that the old code wrote.
 //!
+//! States are compared as JSON. So a state must give the same JSON each time (a `HashSet` does not: compare with a
+//! `BTreeSet`), and one that JSON cannot hold is reported as failed. A panic of the saga's code ends the run.
+//!
 //! ```
 //! # use sagastore::{Persister, migrate, verify_replay::{Baseline, ReplayVerifier}};
 //! # use sagastore::{Envelope, Saga, message_types};

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use sagastore::dispatcher::DeliveryRetry;
-use sagastore::{Envelope, Handlers, MessageKind, NewOutboxRecord, ParkAfter};
+use sagastore::{
+    Cause, Envelope, HandleMessage, Handlers, InstanceId, MessageHandler, MessageKind, NewOutboxRecord, ParkAfter,
+    Saga, UnitOfWork,
+};
 
-use crate::harness::booking::{Booking, book, fragile, remark};
+use crate::harness::booking::{Booking, BookingEvent, BookingMessage, book, fragile, remark};
 use crate::harness::sample::{Counter, added};
 use crate::harness::{Clause, Sent, Subject, TestDb, clauses, quick};
 
@@ -18,6 +21,7 @@ clauses! {
     a_message_that_fails_is_delivered_again,
     a_parked_message_is_delivered,
     a_message_that_was_handled_before_is_delivered,
+    a_saga_that_fails_keeps_no_message_from_another,
 }
 
 /// Messages in the outbox, as if sent by another saga.
@@ -80,7 +84,7 @@ async fn a_parked_message_is_delivered<DB: Subject>(db: TestDb<DB>) -> Clause {
     while dispatcher.dispatch_once().await?.delivered > 0 {}
     ensure!(db.outbox().await?.is_empty(), "no message waits for the one that fails");
     saga.broken.store(false, Ordering::Relaxed);
-    assert_eq!(handler.retry_parked(db.pool(), &sagastore::InstanceId::new("1")?).await?.released, 2);
+    assert_eq!(handler.retry_parked(db.pool(), &InstanceId::new("1")?).await?.released, 2);
     assert_eq!(db.notes("1").await?, ["a", "b"]);
     Ok(())
 }
@@ -96,5 +100,52 @@ async fn a_message_that_was_handled_before_is_delivered<DB: Subject>(db: TestDb<
     while dispatcher.dispatch_once().await?.delivered > 0 {}
     ensure!(db.outbox().await?.is_empty());
     assert_eq!(db.footprint().await?.commits, before);
+    Ok(())
+}
+
+/// Counts what bookings are sent.
+struct Auditor;
+
+impl Saga for Auditor {
+    type Data = u32;
+    type Event = BookingEvent;
+
+    fn persistence_key(&self) -> &str {
+        "auditor"
+    }
+
+    fn new_data(&self) -> u32 {
+        0
+    }
+
+    fn apply_event(&self, count: &mut u32, _: &BookingEvent, _: &Envelope) {
+        *count += 1;
+    }
+}
+
+impl HandleMessage for Auditor {
+    type Message = BookingMessage;
+
+    fn is_trigger(&self, _: &BookingMessage) -> bool {
+        true
+    }
+
+    fn handle(&self, unit: &mut UnitOfWork<'_, Self>, _: &BookingMessage) -> Result<(), Cause> {
+        unit.publish(BookingEvent::Noted { note: "seen".into() })?;
+        Ok(())
+    }
+}
+
+async fn a_saga_that_fails_keeps_no_message_from_another<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let saga = Booking::default();
+    let auditor = MessageHandler::direct(Auditor, db.persister(), |_: &BookingMessage| InstanceId::new("1").map(Some))?;
+    let handlers = Handlers::new(db.pool().clone()).with(db.direct(&saga)).with(auditor);
+    handlers.deliver(&book("1", "ann")).await?;
+    saga.broken.store(true, Ordering::Relaxed);
+    let message = fragile("1", "a");
+    for _ in 0..2 {
+        ensure!(handlers.deliver(&message).await.is_err(), "it is to be delivered again");
+    }
+    assert_eq!(db.state(&Auditor, "1").await?, Some((2, 2)), "once for each message");
     Ok(())
 }

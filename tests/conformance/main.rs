@@ -74,6 +74,7 @@ mod load;
 mod lock_purger;
 mod mapper;
 mod message_handler;
+mod message_handler_not_found;
 mod message_store;
 mod message_types;
 mod migrations;
@@ -175,6 +176,7 @@ fn main() -> ExitCode {
         lock_purger::clauses,
         mapper::clauses,
         message_handler::clauses,
+        message_handler_not_found::clauses,
         message_store::clauses,
         message_types::clauses,
         migrations::clauses,

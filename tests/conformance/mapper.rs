@@ -4,7 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::ensure;
-use sagastore::{CorrelationKey, Envelope, Error, Handling, InstanceId, KeySet, MAX_CORRELATION_KEYS, MessageHandler};
+use async_trait::async_trait;
+use sagastore::{
+    CorrelationKey, Envelope, Error, Handling, Instance, InstanceId, KeySet, MAX_CORRELATION_KEYS, Mapped, Mapper,
+    MessageHandler,
+};
+use sqlx::Transaction;
 
 use crate::harness::booking::{
     Booking, BookingData, BookingMessage, book, call, close, customer_key, number_key, remark, renumber,
@@ -18,6 +23,8 @@ clauses! {
     a_completed_instance_gives_up_its_keys: BASIC,
     a_message_of_a_completed_instance_does_not_start_the_next_one: BASIC,
     a_message_is_handled_once_also_when_its_key_changed_hands: BASIC,
+    a_trigger_whose_instance_completes_meanwhile_starts_the_next_one: SERVERS,
+    a_refresh_goes_on_after_an_instance_that_cannot_be_updated,
     keys_are_compared_byte_for_byte,
     of_many_who_start_by_one_key_at_once_one_starts: SEVERAL_CONNECTIONS,
     who_waits_for_a_start_that_is_rolled_back_starts_the_instance: SERVERS,
@@ -130,6 +137,73 @@ async fn a_message_is_handled_once_also_when_its_key_changed_hands<DB: Subject>(
     Ok(())
 }
 
+/// Completes the instance that was found, once, before anything is done with it.
+struct Completing<DB: Subject> {
+    db: TestDb<DB>,
+    keys: KeySet<Booking>,
+    done: AtomicBool,
+}
+
+#[async_trait]
+impl<DB: Subject> Mapper<Booking, DB> for Completing<DB> {
+    async fn map(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        saga: &Booking,
+        message: &BookingMessage,
+        envelope: &Envelope,
+        trigger: bool,
+    ) -> sagastore::Result<Mapped> {
+        let mapped = self.keys.map(tx, saga, message, envelope, trigger).await?;
+        if !self.done.swap(true, Ordering::Relaxed) {
+            let closed = self.db.keyed(saga).handle(self.db.pool(), &close("1")).await?;
+            assert!(closed.is_handled(), "{closed:?}");
+        }
+        Ok(mapped)
+    }
+
+    async fn update(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        saga: &Booking,
+        instance: &Instance<BookingData>,
+        completed: bool,
+    ) -> sagastore::Result<()> {
+        self.keys.update(tx, saga, instance, completed).await
+    }
+}
+
+async fn a_trigger_whose_instance_completes_meanwhile_starts_the_next_one<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let first = handle(&db, &db.keyed(&Booking::default()), &book("1", "ann")).await?;
+    let keys = KeySet::new(
+        |message: &BookingMessage| match message {
+            BookingMessage::Book { number, .. } => Ok(Some(number_key(number))),
+            _ => Ok(None),
+        },
+        |data: &BookingData| Ok(vec![number_key(&data.number)]),
+    );
+    let completing = Completing { db: db.clone(), keys, done: AtomicBool::new(false) };
+    let handler = MessageHandler::mapped(Booking::default(), db.persister(), completing)?;
+    let second = handle(&db, &handler, &book("1", "bob")).await?;
+    assert_ne!(second, first);
+    assert_eq!(db.state(&Booking::default(), second.as_str()).await?.unwrap().0.customer, "bob");
+    Ok(())
+}
+
+async fn a_refresh_goes_on_after_an_instance_that_cannot_be_updated<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let both = Arc::new(AtomicBool::new(false));
+    let handler = later_by_customer(&db, &both);
+    for (number, customer) in [("1", "ann"), ("2", "ann"), ("3", "bob")] {
+        handle(&db, &handler, &book(number, customer)).await?;
+    }
+    both.store(true, Ordering::Relaxed);
+    let refreshed = handler.refresh_mapping(db.pool()).await?;
+    assert_eq!((refreshed.updated, refreshed.failed, refreshed.failures.len()), (2, 1, 1));
+    ensure!(matches!(&refreshed.failures[0].1, Error::KeyHeld { key, .. } if key == "customer/ann"));
+    ensure!(db.holder(&customer_key("bob")).await?.is_some());
+    Ok(())
+}
+
 async fn keys_are_compared_byte_for_byte<DB: Subject>(db: TestDb<DB>) -> Clause {
     let handler = db.keyed(&Booking::default());
     let long = "x".repeat(480);
@@ -222,13 +296,13 @@ async fn live_instances_get_a_new_kind_of_key<DB: Subject>(db: TestDb<DB>) -> Cl
     both.store(true, Ordering::Relaxed);
     ensure!(matches!(handler.handle(db.pool(), &call("c3", "a")).await?, Handling::NotFound));
     let sent = db.outbox().await?.len();
-    assert_eq!(handler.refresh_mapping(db.pool()).await?, 119);
+    assert_eq!(handler.refresh_mapping(db.pool()).await?.updated, 119);
     assert_eq!(db.count("SELECT COUNT(*) FROM saga_correlation_key").await?, 2 * 119);
     let id = handle(&db, &handler, &call("c3", "a")).await?;
     assert_eq!(db.state(&Booking::default(), id.as_str()).await?.unwrap().0.number, "3");
-    assert_eq!(handler.refresh_mapping(db.pool()).await?, 119, "it can be done again");
+    assert_eq!(handler.refresh_mapping(db.pool()).await?.updated, 119, "it can be done again");
     assert_eq!(db.outbox().await?.len(), sent + 2, "it sends nothing");
-    assert_eq!(db.direct(&Booking::default()).refresh_mapping(db.pool()).await?, 0);
+    assert_eq!(db.direct(&Booking::default()).refresh_mapping(db.pool()).await?.updated, 0);
     Ok(())
 }
 
@@ -246,7 +320,7 @@ async fn a_refresh_beside_messages_leaves_the_keys_of_the_last_state<DB: Subject
     });
     let mut refreshed = 0;
     while !renumbering.is_finished() {
-        refreshed += handler.refresh_mapping(db.pool()).await?;
+        refreshed += handler.refresh_mapping(db.pool()).await?.updated;
     }
     renumbering.await??;
     ensure!(refreshed > 0);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::ensure;
 use async_trait::async_trait;
 use sagastore::{
-    Cause, Envelope, Error, Handling, InTransaction, InstanceId, MessageHandler, MessageKind, NotFound, Outbox,
-    Recorder, UnitOfWork,
+    Cause, Envelope, Error, Handling, InTransaction, MessageHandler, MessageKind, TIMEOUT_INSTANCE, TIMEOUT_SAGA,
+    UnitOfWork,
 };
 use sqlx::Transaction;
 
@@ -18,9 +18,6 @@ clauses! {
     what_a_message_leads_to_is_caused_by_it_and_goes_on_with_its_trace,
     a_message_is_handled_once: BASIC,
     a_message_once_handled_in_the_callers_transaction_is_known_outside,
-    messages_for_nobody_are_passed_over_or_are_an_error: BASIC,
-    what_is_done_about_a_missing_instance_is_done_once_with_the_transaction: BASIC,
-    who_fails_to_deal_with_a_missing_instance_leaves_nothing,
     a_message_never_revives_a_completed_instance: BASIC,
     a_failure_leaves_nothing_and_the_message_can_come_again: BASIC,
     in_the_callers_transaction_a_failure_undoes_the_message_alone: BASIC,
@@ -113,96 +110,6 @@ async fn a_message_once_handled_in_the_callers_transaction_is_known_outside<DB: 
         ensure!(handler.handle_in(&mut tx, &message).await?.is_handled(), "rolled back, it was never handled");
         db.commit(tx).await?;
         ensure!(handler.handle(db.pool(), &message).await?.is_already_handled());
-    }
-    Ok(())
-}
-
-async fn messages_for_nobody_are_passed_over_or_are_an_error<DB: Subject>(db: TestDb<DB>) -> Clause {
-    for (handler, number) in [(db.direct(&Booking::default()), "1"), (db.keyed(&Booking::default()), "2")] {
-        let (message, before) = (remark(number, "a"), db.footprint().await?);
-        let remembered = db.count("SELECT COUNT(*) FROM saga_inbox").await?;
-        ensure!(matches!(handler.handle(db.pool(), &message).await?, Handling::NotFound));
-        let mut tx = db.begin().await?;
-        ensure!(matches!(handler.handle_in(&mut tx, &message).await?, Handling::NotFound));
-        db.commit(tx).await?;
-        let strict = handler.clone().error_if_not_found();
-        let refused = strict.handle(db.pool(), &message).await;
-        assert_error!(refused, Error::InstanceNotFound { type_name, .. } if type_name == "Note");
-        ensure!(matches!(strict.ignore_not_found().handle(db.pool(), &message).await?, Handling::NotFound));
-        assert_eq!((db.footprint().await?, db.count("SELECT COUNT(*) FROM saga_inbox").await?), (before, remembered));
-        ensure!(handler.handle(db.pool(), &book(number, number)).await?.is_handled());
-        ensure!(handler.handle(db.pool(), &message).await?.is_handled(), "what was passed over can come again");
-    }
-    Ok(())
-}
-
-/// Writes a row, sends a message, and then may fail.
-struct Complaint {
-    fails: bool,
-}
-
-#[async_trait]
-impl<DB: Subject> NotFound<DB> for Complaint {
-    async fn not_found(
-        &self,
-        tx: &mut Transaction<'_, DB>,
-        recorder: &mut Recorder<Outbox>,
-        message: &Envelope,
-        instance: Option<&InstanceId>,
-    ) -> Result<(), Cause> {
-        DB::execute(tx, "INSERT INTO own_table (n) VALUES (1)".to_owned()).await?;
-        let note = format!("{} for {}", message.type_name, instance.map_or("somebody", InstanceId::as_str));
-        recorder.execute(&BookingCommand::Bill { note })?;
-        if self.fails { Err("it broke".into()) } else { Ok(()) }
-    }
-}
-
-async fn what_is_done_about_a_missing_instance_is_done_once_with_the_transaction<DB: Subject>(
-    db: TestDb<DB>,
-) -> Clause {
-    db.create_own_table().await?;
-    let handlers = [(db.direct(&Booking::default()), "none"), (db.keyed(&Booking::default()), "somebody")];
-    for (round, (handler, whom)) in handlers.into_iter().enumerate() {
-        let handler = handler.on_not_found(Complaint { fails: false });
-        for own_transaction in [true, false] {
-            let message = remark("none", "a");
-            for repeated in [false, true] {
-                let handling = if own_transaction {
-                    handler.handle(db.pool(), &message).await?
-                } else {
-                    let mut tx = db.begin().await?;
-                    let handling = handler.handle_in(&mut tx, &message).await?;
-                    db.commit(tx).await?;
-                    handling
-                };
-                assert_eq!(matches!(handling, Handling::NotFound), !repeated);
-                assert_eq!(handling.is_already_handled(), repeated);
-            }
-            assert_eq!(db.own_writes().await?, 1);
-            let sent = db.outbox().await?.pop().unwrap();
-            assert_eq!(sent.envelope.causation_id, message.message_id);
-            ensure!(String::from_utf8_lossy(sent.payload()).contains(&format!("Note for {whom}")), "round {round}");
-            db.sql("DELETE FROM own_table").await?;
-        }
-    }
-    assert_eq!(db.outbox().await?.len(), 4, "one for each message");
-    Ok(())
-}
-
-async fn who_fails_to_deal_with_a_missing_instance_leaves_nothing<DB: Subject>(db: TestDb<DB>) -> Clause {
-    db.create_own_table().await?;
-    for handler in [db.direct(&Booking::default()), db.keyed(&Booking::default())] {
-        let (broken, message) = (handler.clone().on_not_found(Complaint { fails: true }), remark("none", "a"));
-        assert_error!(broken.handle(db.pool(), &message).await, Error::Handler { .. });
-        let mut tx = db.begin().await?;
-        assert_error!(broken.handle_in(&mut tx, &message).await, Error::Handler { .. });
-        db.commit(tx).await?;
-        assert_eq!((db.own_writes().await?, db.outbox().await?.len()), (0, 0));
-        let mended = handler.on_not_found(Complaint { fails: false });
-        ensure!(matches!(mended.handle(db.pool(), &message).await?, Handling::NotFound));
-        assert_eq!((db.own_writes().await?, db.outbox().await?.len()), (1, 1));
-        db.sql("DELETE FROM own_table").await?;
-        db.sql("DELETE FROM saga_outbox_message").await?;
     }
     Ok(())
 }
@@ -392,10 +299,19 @@ async fn a_message_that_does_not_decode_is_an_error_and_one_of_another_type_is_n
     let message = |kind: &str, version, content_type: &str, payload: &str| {
         Envelope::new(MessageKind::Command, kind, version, content_type, payload.to_owned())
     };
-    for other in [message("Unknown", 1, "application/json", "{}")?, message("Book", 9, "application/json", "{}")?] {
-        ensure!(!handler.handles(&other));
-        ensure!(matches!(handler.handle(db.pool(), &other).await?, Handling::Ignored));
+    let other = message("Unknown", 1, "application/json", "{}")?;
+    ensure!(!handler.handles(&other));
+    ensure!(matches!(handler.handle(db.pool(), &other).await?, Handling::Ignored));
+    let newer = message("Book", 9, "application/json", "{}")?;
+    ensure!(handler.handles(&newer), "it is for this saga, which does not know the version");
+    assert_error!(handler.handle(db.pool(), &newer).await, Error::UndecodableMessage { .. });
+    let mut own_timeout = message("Unknown", 1, "application/json", "{}")?;
+    for (key, value) in [(TIMEOUT_SAGA, "booking"), (TIMEOUT_INSTANCE, "1")] {
+        own_timeout.metadata.insert(key.into(), value.into());
     }
+    assert_error!(handler.handle(db.pool(), &own_timeout).await, Error::UndecodableMessage { .. });
+    own_timeout.metadata.insert(TIMEOUT_SAGA.into(), "another".into());
+    ensure!(matches!(handler.handle(db.pool(), &own_timeout).await?, Handling::Ignored));
     let chatter = BookingMessage::Chatter.envelope();
     ensure!(handler.handles(&chatter));
     for handler in [&handler, &db.keyed(&Booking::default())] {

@@ -10,7 +10,7 @@ use sagastore::{
     ParkedMessage, Retried, discard_parked, parked_messages,
 };
 
-use crate::harness::booking::{Booking, book, call, close, fragile, remark};
+use crate::harness::booking::{Booking, book, call, close, fragile, number_key, remark, renumber};
 use crate::harness::{Clause, Subject, TestDb, assert_error, clauses};
 
 clauses! {
@@ -21,6 +21,9 @@ clauses! {
     a_discarded_message_is_never_handled_and_those_behind_move_up: BASIC,
     a_parked_message_is_parked_once_however_often_it_comes: BASIC,
     a_failed_start_is_parked_under_the_key_by_which_it_came: BASIC,
+    a_message_that_was_handled_before_is_not_parked: BASIC,
+    a_start_that_is_given_up_gives_up_its_key: BASIC,
+    a_parked_message_whose_instance_has_gone_is_told,
     what_can_be_tried_again_elsewhere_is_not_parked,
     messages_wait_their_turn_while_parked_ones_are_retried: SEVERAL_CONNECTIONS,
     two_who_retry_at_once_handle_each_message_once: SEVERAL_CONNECTIONS,
@@ -206,6 +209,53 @@ async fn a_failed_start_is_parked_under_the_key_by_which_it_came<DB: Subject>(db
     assert_eq!(db.notes("2").await?, ["a"]);
     assert_eq!(db.state(&Booking::default(), instance_id.as_str()).await?.unwrap().1, 2, "under that very id");
     ensure!(site.handle(&call("ann", "b")).await?.is_handled());
+    Ok(())
+}
+
+async fn a_message_that_was_handled_before_is_not_parked<DB: Subject>(db: TestDb<DB>) -> Clause {
+    for (key, number) in [(false, "1"), (true, "2")] {
+        let (site, start) = (Site::new(&db, key, AT_ONCE), book(number, number));
+        ensure!(site.handle(&start).await?.is_handled());
+        site.break_saga(true);
+        ensure!(site.handle(&fragile(number, "a")).await?.is_parked());
+        let parked = site.parked().await?.len();
+        ensure!(site.handle(&start).await?.is_already_handled());
+        assert_eq!(site.parked().await?.len(), parked);
+    }
+    Ok(())
+}
+
+async fn a_start_that_is_given_up_gives_up_its_key<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let site = Site::new(&db, true, AT_ONCE);
+    ensure!(site.handle(&book("1", "ann")).await?.is_handled());
+    for message in [book("2", "ann"), remark("2", "a")] {
+        ensure!(site.handle(&message).await?.is_parked());
+    }
+    for (left, parked) in site.parked().await?.into_iter().enumerate() {
+        assert_eq!(db.holder(&number_key("2")).await?, Some(parked.instance_id), "it is kept for the next message");
+        let mut tx = db.begin().await?;
+        ensure!(discard_parked(&mut tx, parked.id).await?);
+        db.commit(tx).await?;
+        assert_eq!(db.holder(&number_key("2")).await?.is_some(), left == 0);
+    }
+    ensure!(site.handle(&renumber("1", "2")).await?.is_handled(), "another may have it");
+    Ok(())
+}
+
+async fn a_parked_message_whose_instance_has_gone_is_told<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let site = Site::new(&db, true, AT_ONCE);
+    ensure!(site.handle(&book("1", "ann")).await?.is_handled());
+    site.break_saga(true);
+    for message in [fragile("1", "a"), close("1"), remark("1", "b")] {
+        ensure!(site.handle(&message).await?.is_parked());
+    }
+    let instance = site.parked().await?.pop().unwrap().instance_id;
+    site.break_saga(false);
+    let strict = site.handler.clone().error_if_not_found();
+    let retried = strict.retry_parked(db.pool(), &instance).await?;
+    ensure!(matches!(retried.failed, Some(Error::InstanceNotFound { .. })), "{retried:?}");
+    assert_eq!((retried.released, site.parked().await?.pop().unwrap().tries), (2, 1));
+    assert_eq!(site.retry(&instance).await?.released, 1, "passed over");
     Ok(())
 }
 
