@@ -33,12 +33,23 @@ impl Replay {
     }
 
     async fn feed_with(&self, log: &str, workers: usize, snapshot_frequency: u64) -> anyhow::Result<Fed> {
+        self.feed_and_relay(log, workers, snapshot_frequency, 0).await
+    }
+
+    async fn feed_and_relay(
+        &self,
+        log: &str,
+        workers: usize,
+        snapshot_frequency: u64,
+        dispatchers: u32,
+    ) -> anyhow::Result<Fed> {
         fs::write(self.path("log.jsonl"), log)?;
         let options = Options {
             file: self.path("log.jsonl"),
             database_url: Some(self.url()),
             snapshot_frequency: NonZeroU64::new(snapshot_frequency).expect("above zero"),
             workers: NonZeroUsize::new(workers).expect("above zero"),
+            dispatchers,
             summary: Some(self.path("summary.tsv")),
         };
         event_log::replay(&options).await
@@ -93,6 +104,15 @@ async fn feeding_a_log_twice_changes_nothing() {
         assert_eq!(replay.summary(), format!("a\t3\t{SUBMIT_ACCEPT_PAY}\nb\t3\t{SUBMIT_ACCEPT_PAY}\n"));
         assert_eq!((replay.count(COMMITS).await, replay.count(SNAPSHOTS).await), (6, 2));
     }
+}
+
+#[tokio::test]
+async fn what_is_fed_is_relayed_in_the_order_of_each_case() {
+    let replay = Replay::new();
+    let log: String = (0..60).map(|case| submit_accept_pay(&case.to_string())).collect();
+    let fed = replay.feed_and_relay(&log, 4, 1000, 3).await.expect("fed, and relayed in order");
+    assert_eq!((fed.stored, fed.repeated), (180, 0));
+    assert_eq!(replay.count("SELECT COUNT(*) FROM saga_commit WHERE undelivered IS NOT NULL").await, 0);
 }
 
 #[tokio::test]

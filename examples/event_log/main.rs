@@ -16,11 +16,13 @@ use sagastore::{InstanceId, Persister, SnapshotFrequency, migrate};
 use sqlx::Pool;
 
 mod feed;
+mod relay;
 mod saga;
 #[path = "../support/mod.rs"]
 mod support;
 
 pub(crate) use feed::Fed;
+use relay::Relay;
 use saga::Case;
 use support::{Connect, Scheme, temporary_database};
 
@@ -38,6 +40,9 @@ pub(crate) struct Options {
     /// Tasks that handle lines at the same time, each those of its own cases
     #[arg(long, default_value = "8")]
     pub(crate) workers: NonZeroUsize,
+    /// Dispatchers that relay the events meanwhile; without any, they stay in the outbox
+    #[arg(long, default_value = "0")]
+    pub(crate) dispatchers: u32,
     /// Where to write a line per case, in byte order of the cases: the case, its revision, and the 64-bit
     /// FNV-1a hash of its activities in the order of `seq`, each followed by a newline; tabs between
     #[arg(long)]
@@ -70,8 +75,15 @@ async fn replay_into<DB: Connect>(url: &str, options: &Options) -> Result<Fed> {
     let pool = DB::connect(url).await?;
     let _ = migrate(&pool).await?;
     let begun = Instant::now();
+    let relay = (options.dispatchers > 0).then(|| Relay::start(&pool, options.dispatchers)).transpose()?;
     let fed = feed::feed(&options.file, &persister, &pool, options.workers).await?;
     let took = begun.elapsed().as_secs_f64();
+    if let Some(relay) = relay {
+        let relayed = relay.finish(&pool).await?;
+        ensure!(relayed >= fed.stored, "{relayed} events arrived of {} that were stored", fed.stored);
+        let (relayed, took) = (HumanCount(relayed), begun.elapsed().as_secs_f64());
+        println!("{relayed} events relayed in the order of each case, {took:.1} s after the start");
+    }
     pool.close().await;
     let [cases, stored, repeated] = [u64::try_from(fed.cases.len())?, fed.stored, fed.repeated].map(HumanCount);
     println!("{cases} cases: {stored} events stored, {repeated} repeats ignored, {took:.1} s");

@@ -4,6 +4,7 @@ use super::finding::{Finding, FindingKind, FindingPlace};
 use super::tables::{MarkRow, OutboxRow};
 use crate::outbox::partition_of_row;
 use crate::slow_lane;
+use crate::timeout::TIMEOUT_INDEX_BASE;
 
 pub(super) fn check_mark(mark: &MarkRow, found: &mut Vec<Finding>) {
     let place = FindingPlace::Mark { stream: mark.stream, number: mark.commit_no };
@@ -29,7 +30,7 @@ pub(super) fn check_row(row: OutboxRow, found: &mut Vec<Finding>) {
         let (number, index) = (row.commit_number, row.index);
         match commit_messages {
             None => find(FindingKind::DanglingOutboxMessage, &format!("its commit {number} is not there")),
-            Some(messages) if !(0..messages).contains(&index) => {
+            Some(messages) if !(0..messages).contains(&index) && index < TIMEOUT_INDEX_BASE => {
                 let detail = format!("it is message {index} of commit {number}, which has {messages}");
                 find(FindingKind::DanglingOutboxMessage, &detail);
             }

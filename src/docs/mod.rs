@@ -6,6 +6,9 @@ pub mod guarantees {}
 #[doc = include_str!("transactions.md")]
 pub mod transactions {}
 
+#[doc = include_str!("handling.md")]
+pub mod handling {}
+
 #[doc = include_str!("locks.md")]
 pub mod locks {}
 

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -25,12 +24,14 @@ use crate::timestamp::Timestamp;
 mod dead_letter;
 mod find;
 mod lanes;
+mod stats;
 pub(crate) mod subscription;
 
 pub use dead_letter::{DeadLetter, DeadLetters};
 pub(crate) use dead_letter::{DeadLetterTables, Failure, Next};
 pub(crate) use find::{Damage, Found, OrderKey, WaitingPage, find};
 pub(crate) use lanes::{LeftOver, Marked, MarkedPage, OutboxTables, Selection, settle};
+pub use stats::{OutboxStats, PartitionLag};
 pub use subscription::{
     LOCK_MAX_DURATION, LockRelease, MAX_DISPATCHERS, SUBS_EXPIRATION_AFTER, Subscribed, Subscription,
 };
@@ -168,30 +169,6 @@ fn partition_of(aggregate_type: &str, aggregate_id: &str) -> i64 {
     crc.update(&[0]);
     crc.update(aggregate_id.as_bytes());
     i64::from(crc.finalize()) % OUTBOX_PARTITIONS
-}
-
-/// How much waits in the outbox.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OutboxStats {
-    /// Messages that wait for delivery, also records that are due later; of timeouts only those that are due.
-    pub pending: u64,
-    /// When the oldest of them was recorded.
-    pub oldest: Option<Timestamp>,
-    /// How long ago that was, by the database's clock.
-    pub oldest_age: Option<Duration>,
-}
-
-/// How far the relaying of one partition is behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PartitionLag {
-    /// The partition, from 0 on.
-    pub partition: i64,
-    /// Messages that are due.
-    pub pending: u64,
-    /// How long the oldest of them has waited since it was recorded, by the database's clock.
-    pub oldest_age: Duration,
 }
 
 /// A callback that is given one batch after the other; see [`OutboxRepository::find_in_batches`].

@@ -11,7 +11,7 @@ use crate::error::Result;
 static EMBEDDED: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// How many tables the migrations make.
-const TABLES: i64 = 8;
+const TABLES: i64 = 10;
 
 #[async_trait]
 impl Schema for Sqlite {
@@ -81,6 +81,8 @@ pub(super) async fn is_complete(conn: &mut SqliteConnection) -> bool {
                 'saga_outbox_message',
                 'saga_lease',
                 'saga_inbox',
+                'saga_correlation_key',
+                'saga_parked_message',
                 'saga_timeout'
             )",
     )

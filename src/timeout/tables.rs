@@ -68,7 +68,8 @@ pub trait TimeoutTables<DB: Database>: Send + Sync {
 
     async fn count_timeouts(&self, conn: &mut DB::Connection) -> Result<TimeoutStats>;
 
-    /// Looks whether something is due, at the cost of an entry of the index or two, however much is pending.
+    /// Looks whether something is due, at the cost of an entry of the index or two, however much is pending. What is overdue
+    /// in other partitions is passed over one by one.
     async fn look_for_due(&self, conn: &mut DB::Connection, partitions: i64) -> Result<DueLook>;
 
     /// Moves at most `limit` of what is due to the outbox, the longest due first; says how many. Passes by what another

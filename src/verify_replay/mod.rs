@@ -1,7 +1,7 @@
 //! Tells before a deployment whether new code still replays what old code has stored.
 //!
-//! Run it in the pipeline, with the new code, against a copy of the database or an
-//! [import](crate::docs) of an export. It replays instances from their first events and reports those that fail (an
+//! Run it in the pipeline, with the new code, against a copy of the database or, with the features `export` and `sqlite`,
+//! an export (`run_on_export`). It replays instances from their first events and reports those that fail (an
 //! unknown type, an upcaster that does not fit), those whose snapshots the new code would trust and that differ from
 //! what it makes of the events, and those that differ from a baseline that the old code wrote.
 //!
@@ -37,6 +37,8 @@
 //! # }
 //! ```
 
+#[cfg(all(feature = "export", feature = "sqlite"))]
+mod export;
 mod finding;
 mod saved_state;
 

@@ -128,6 +128,8 @@ mod town;
 mod transactions;
 mod unit_of_work;
 mod verify_replay;
+#[cfg(feature = "export")]
+mod verify_replay_export;
 
 fn main() -> ExitCode {
     if let Some(played) = harness::play_lease_client() {
@@ -227,6 +229,8 @@ fn main() -> ExitCode {
         transactions::clauses,
         unit_of_work::clauses,
         verify_replay::clauses,
+        #[cfg(feature = "export")]
+        verify_replay_export::clauses,
     ] {
         clauses(&mut suite);
     }

@@ -3,8 +3,9 @@
 use std::num::NonZeroU32;
 
 use anyhow::ensure;
+use sagastore::transfer::Exporter;
 use sagastore::verify_replay::{Baseline, ReplayFault, ReplayVerifier, VerifiedReplay};
-use sagastore::{Envelope, Error, Saga, SnapshotFrequency};
+use sagastore::{Envelope, Error, Persister, Saga, SnapshotFrequency};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,7 +25,7 @@ clauses! {
 }
 
 /// The counter of another release.
-struct Other<D> {
+pub(crate) struct Other<D> {
     factor: i64,
     version: u32,
     data: fn(i64) -> D,
@@ -55,7 +56,7 @@ where
     }
 }
 
-fn doubling(version: u32) -> Other<i64> {
+pub(crate) fn doubling(version: u32) -> Other<i64> {
     Other { factor: 2, version, data: |start| start, add: |data, amount| *data += amount }
 }
 
@@ -64,7 +65,7 @@ async fn verify<DB: Subject, S: Saga>(db: &TestDb<DB>, saga: &S, baseline: &[u8]
     Ok(verifier.run(db.pool(), |_| Ok(())).await?)
 }
 
-async fn baseline_of<DB: Subject, S: Saga>(db: &TestDb<DB>, saga: &S) -> anyhow::Result<Vec<u8>> {
+pub(crate) async fn baseline_of<DB: Subject, S: Saga>(db: &TestDb<DB>, saga: &S) -> anyhow::Result<Vec<u8>> {
     let mut lines = Vec::new();
     let verifier = ReplayVerifier::new(saga, db.persister());
     ensure!(verifier.run(db.pool(), |state| state.write_line(&mut lines)).await?.is_clean());
@@ -72,7 +73,7 @@ async fn baseline_of<DB: Subject, S: Saga>(db: &TestDb<DB>, saga: &S) -> anyhow:
 }
 
 /// Counters `0`, `1`, … with so many events each, and a snapshot at the third.
-async fn counters<DB: Subject>(db: &TestDb<DB>, instances: u32, events: i64) -> anyhow::Result<()> {
+pub(crate) async fn counters<DB: Subject>(db: &TestDb<DB>, instances: u32, events: i64) -> anyhow::Result<()> {
     let persister = db.persister().with_snapshot_frequency(SnapshotFrequency::every(3));
     for id in 0..instances {
         let id = sagastore::InstanceId::new(id.to_string())?;

@@ -2,9 +2,15 @@
 
 use std::fmt::Display;
 
+mod driver;
+#[cfg(feature = "sqlite")]
+mod shared;
+
 use crate::ids::{InstanceId, MessageId, Offset};
 use crate::lock::FencingToken;
 use crate::stream_name::StreamName;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) use driver::{Fault, from_driver};
 
 /// What most calls of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -367,80 +373,5 @@ impl Error {
 
     pub(crate) fn corrupt(stream: &StreamName, offset: Offset, detail: impl Display) -> Self {
         Self::Corrupt { stream: stream.clone(), offset, detail: detail.to_string() }
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl Error {
-    /// The same error for each of several callers.
-    pub(crate) fn for_each_of(self, callers: usize) -> impl Iterator<Item = Self> {
-        type Kind = fn(&'static str, Cause) -> Error;
-        let (doing, source, kind): (_, _, Kind) = match self {
-            Self::Contention { doing, source } => (doing, source, |doing, source| Self::Contention { doing, source }),
-            Self::Disconnected { doing, source } => {
-                (doing, source, |doing, source| Self::Disconnected { doing, source })
-            }
-            Self::Storage { doing, source } => (doing, source, |doing, source| Self::Storage { doing, source }),
-            other => ("writing for several callers", other.into(), |doing, source| Self::Storage { doing, source }),
-        };
-        let shared = SharedCause(source.into());
-        (0..callers).map(move |_| kind(doing, shared.clone().into()))
-    }
-}
-
-/// A cause that several errors have.
-#[cfg(feature = "sqlite")]
-#[derive(Clone, Debug)]
-struct SharedCause(std::sync::Arc<dyn std::error::Error + Send + Sync>);
-
-#[cfg(feature = "sqlite")]
-impl Display for SharedCause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl std::error::Error for SharedCause {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
-    }
-}
-
-/// The kinds that a database tells apart by its codes; each backend maps its codes to these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(feature = "postgres", feature = "mysql")),
-    expect(dead_code, reason = "SQLite has no codes for some of them")
-)]
-pub(crate) enum Fault {
-    SchemaMissing,
-    Contention,
-    Timeout,
-    Disconnected,
-    Other,
-}
-
-/// Turns a driver's error into ours. `by_code` judges what the server itself answered.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub(crate) fn from_driver(
-    doing: &'static str,
-    error: sqlx::Error,
-    by_code: impl FnOnce(&(dyn sqlx::error::DatabaseError + 'static)) -> Fault,
-) -> Error {
-    let fault = match &error {
-        sqlx::Error::PoolTimedOut => return Error::PoolTimeout { doing },
-        sqlx::Error::PoolClosed => return Error::Closed { doing },
-        sqlx::Error::Database(answer) => by_code(answer.as_ref()),
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => Fault::Disconnected,
-        _ => Fault::Other,
-    };
-    let source = Cause::from(error);
-    match fault {
-        Fault::SchemaMissing => Error::SchemaMissing { doing },
-        Fault::Contention => Error::Contention { doing, source },
-        Fault::Timeout => Error::Timeout { doing, source },
-        Fault::Disconnected => Error::Disconnected { doing, source },
-        Fault::Other => Error::Storage { doing, source },
     }
 }
