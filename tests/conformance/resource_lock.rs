@@ -169,7 +169,9 @@ async fn acquiring_gets_what_becomes_free_between_tries<DB: Subject>(db: TestDb<
     ensure!(locker.unlock(&lock).await?);
     let second = waiting.await??;
     ensure!(second.sequence > lock.sequence);
-    assert_eq!(store.calls(), 3, "two tries and the unlocking");
+    // The unlocking may overtake the first try, which has begun.
+    let calls = store.calls();
+    ensure!((2..=3).contains(&calls), "one try or two, and the unlocking, were {calls} calls");
     Ok(())
 }
 

@@ -3,9 +3,8 @@
 use std::num::NonZeroU32;
 
 use anyhow::ensure;
-use sagastore::transfer::Exporter;
 use sagastore::verify_replay::{Baseline, ReplayFault, ReplayVerifier, VerifiedReplay};
-use sagastore::{Envelope, Error, Persister, Saga, SnapshotFrequency};
+use sagastore::{Envelope, Error, Saga, SnapshotFrequency};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
