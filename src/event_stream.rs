@@ -78,8 +78,7 @@ impl EventStream {
     /// As [`try_next`](Self::try_next).
     pub async fn next<DB: Database>(&mut self, store: &dyn MessageStore<DB>, pool: &Pool<DB>) -> Result<RecordedEvent> {
         loop {
-            let conn = pool.acquire().await.map_err(|error| store.classify("waiting for an event", error))?;
-            let mut conn = GuardedConnection::new(conn, store);
+            let mut conn = GuardedConnection::take(pool, store, "waiting for an event").await?;
             let found = self.try_next(store, &mut conn).await;
             conn.release();
             match found? {

@@ -2,9 +2,10 @@
 
 use std::ops::{Deref, DerefMut};
 
-use sqlx::Database;
 use sqlx::pool::PoolConnection;
+use sqlx::{Database, Pool};
 
+use crate::error::Result;
 use crate::message_store::MessageStore;
 
 /// A connection that is closed, where the database needs it, unless it is [released](Self::release):
@@ -15,7 +16,13 @@ pub(crate) struct GuardedConnection<DB: Database> {
 }
 
 impl<DB: Database> GuardedConnection<DB> {
-    pub(crate) fn new(conn: PoolConnection<DB>, store: &dyn MessageStore<DB>) -> Self {
+    /// One of the pool's, for `doing`.
+    pub(crate) async fn take(pool: &Pool<DB>, store: &dyn MessageStore<DB>, doing: &'static str) -> Result<Self> {
+        let conn = pool.acquire().await.map_err(|error| store.classify(doing, error))?;
+        Ok(Self::new(conn, store))
+    }
+
+    fn new(conn: PoolConnection<DB>, store: &dyn MessageStore<DB>) -> Self {
         Self { conn, close: !store.survives_dropped_calls() }
     }
 

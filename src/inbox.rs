@@ -9,7 +9,6 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::guarded_connection::GuardedConnection;
 use crate::ids::{MessageId, check_name};
-use crate::message_store::MessageStore;
 
 /// Longest name of an inbox's consumer, in bytes.
 pub const MAX_INBOX_CONSUMER_BYTES: usize = 255;
@@ -127,9 +126,7 @@ impl Inbox {
     /// The database's.
     pub async fn forget<DB: Backend>(&self, pool: &Pool<DB>, retention: Duration) -> Result<u64> {
         let store = DB::Store::default();
-        let conn = pool.acquire().await;
-        let conn = conn.map_err(|error| store.classify("taking a connection for an inbox", error))?;
-        let mut conn = GuardedConnection::new(conn, &store);
+        let mut conn = GuardedConnection::take(pool, &store, "taking a connection for an inbox").await?;
         let mut forgotten = 0;
         let ended = loop {
             match store.forget_handled(&mut conn, &self.consumer, retention, INBOX_FORGET_STEP).await {

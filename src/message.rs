@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::codec::JSON_CONTENT_TYPE;
+use crate::envelope::Envelope;
 use crate::upcast::Upcast;
 
 /// Event or command.
@@ -53,6 +54,18 @@ impl StoredForm {
     pub fn json(type_name: &str, type_version: u32, payload: &serde_json::Value) -> Self {
         let (content_type, payload) = (JSON_CONTENT_TYPE.into(), payload.to_string().into_bytes().into());
         Self { type_name: type_name.into(), type_version, content_type, payload }
+    }
+}
+
+impl From<&Envelope> for StoredForm {
+    /// Shares what the message holds.
+    fn from(message: &Envelope) -> Self {
+        Self {
+            type_name: message.type_name.clone(),
+            type_version: message.type_version,
+            content_type: message.content_type.clone(),
+            payload: message.payload.clone(),
+        }
     }
 }
 

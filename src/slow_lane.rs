@@ -1,5 +1,7 @@
 //! Rows of the outbox's slow lane on their way to records, the same for every database.
 
+use std::fmt::Display;
+
 use crate::contents::{self, CommonCause, Texts};
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
@@ -39,6 +41,13 @@ impl SlowRow {
             row: if self.stream == 0 { self.row } else { 0 },
         }
     }
+}
+
+/// An error as it is kept beside a message. No database keeps all texts with a NUL.
+pub(crate) fn error_text(error: &impl Display, max_bytes: usize) -> String {
+    let mut text = error.to_string().replace('\0', "\u{FFFD}");
+    text.truncate(text.floor_char_boundary(max_bytes));
+    text
 }
 
 /// Rows in delivery order.

@@ -267,8 +267,6 @@ impl<DB: Backend> Ownership<DB> {
     }
 
     pub(super) async fn connect(&self) -> Result<GuardedConnection<DB>> {
-        let conn = self.pool.acquire().await;
-        let conn = conn.map_err(|error| self.store.classify("taking a connection for the outbox", error))?;
-        Ok(GuardedConnection::new(conn, &self.store))
+        GuardedConnection::take(&self.pool, &self.store, "taking a connection for the outbox").await
     }
 }

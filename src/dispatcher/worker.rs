@@ -18,6 +18,7 @@ use crate::lock::MAX_LOCK_CONTENTION_RETRIES;
 use crate::lock::tables::LeaseTables;
 use crate::message_store::MessageStore;
 use crate::outbox::{Failure, Found, Next, OutboxId, OutboxRecord, Selection, find, settle};
+use crate::slow_lane;
 use crate::timeout::{Released, release};
 
 /// Longest text of an error that is kept with a message, in bytes.
@@ -167,9 +168,7 @@ impl<DB: Backend> Shared<DB> {
             let attempts = record.attempts.saturating_add(1);
             let next = self.settings.retry.next(attempts);
             telemetry::failed(&record, attempts, &error, next);
-            // No database keeps all texts with a NUL.
-            let mut error = error.to_string().replace('\0', "\u{FFFD}");
-            error.truncate(error.floor_char_boundary(MAX_LAST_ERROR_BYTES));
+            let error = slow_lane::error_text(&error, MAX_LAST_ERROR_BYTES);
             (record.partition(), Failure { id: record.id, attempts, error, next })
         };
         Decided {

@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::guarded_connection::GuardedConnection;
 use crate::ids::InstanceId;
 use crate::mapper::Mapped;
-use crate::message_store::MessageStore;
 use crate::persister::Executed;
 
 /// Why a unit of work was not even begun.
@@ -83,12 +82,17 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
 
     /// Handles it with lost races retried.
     async fn handle_retrying(&self, pool: &Pool<DB>, incoming: &Incoming<'_, S>) -> Result<Handling> {
-        if let (Mapping::Direct(instance_of), None) = (&self.mapping, &incoming.timeout_of)
-            && instance_of(&incoming.message)?.is_none()
-        {
-            return Ok(Handling::Ignored);
-        }
-        if let Some(id) = self.named_instance(incoming)?
+        let named = match (&self.mapping, &incoming.timeout_of) {
+            (_, Some(id)) => Some(id.clone()),
+            (Mapping::Direct(instance_of), None) => match instance_of(&incoming.message)? {
+                None => return Ok(Handling::Ignored),
+                named => named,
+            },
+            (Mapping::Mapper(_), None) => None,
+        };
+        // Where nothing else is to be done in the transaction.
+        let is_alone = !self.uses_inbox() && self.in_transaction.is_none();
+        if let Some(id) = named.filter(|_| is_alone)
             && !self.waits(pool, &id).await?
         {
             return self.execute(pool, incoming, id).await;
@@ -111,25 +115,13 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         }
     }
 
-    /// The instance, if the message names it and nothing else is to be done in the transaction.
-    fn named_instance(&self, incoming: &Incoming<'_, S>) -> Result<Option<InstanceId>> {
-        match &self.mapping {
-            _ if self.uses_inbox() || self.in_transaction.is_some() => Ok(None),
-            _ if incoming.timeout_of.is_some() => Ok(incoming.timeout_of.clone()),
-            Mapping::Direct(instance_of) => instance_of(&incoming.message),
-            Mapping::Mapper(_) => Ok(None),
-        }
-    }
-
     /// True if the message has to wait behind others that are parked.
     async fn waits(&self, pool: &Pool<DB>, id: &InstanceId) -> Result<bool> {
         if self.park_after.is_none() {
             return Ok(false);
         }
         let store = DB::Store::default();
-        let conn = pool.acquire().await;
-        let conn = conn.map_err(|error| store.classify("taking a connection for a message", error))?;
-        let mut conn = GuardedConnection::new(conn, &store);
+        let mut conn = GuardedConnection::take(pool, &store, "taking a connection for a message").await?;
         let parked = store.is_parked(&mut conn, self.saga.persistence_key(), id).await;
         conn.release();
         parked

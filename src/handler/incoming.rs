@@ -32,13 +32,7 @@ fn current_form<S: HandleMessage>(saga: &S, envelope: &Envelope) -> Result<Optio
     if envelope.metadata.get(TIMEOUT_SAGA).is_some_and(|key| key != saga.persistence_key()) {
         return Ok(None);
     }
-    let form = StoredForm {
-        type_name: envelope.type_name.clone(),
-        type_version: envelope.type_version,
-        content_type: envelope.content_type.clone(),
-        payload: envelope.payload.clone(),
-    };
-    match upcast::<S::Message>(form) {
+    match upcast::<S::Message>(StoredForm::from(envelope)) {
         Ok(form) => Ok(Some(form)),
         Err(UpcastError::Unknown { type_name, .. }) if is_foreign::<S>(envelope, &type_name) => Ok(None),
         Err(error) => Err(error),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::slow_lane;
 
 /// How often a message is tried by default before it is parked.
 pub const DEFAULT_TRIES_BEFORE_PARKING: u32 = 3;
@@ -52,8 +53,5 @@ pub(super) fn is_parkable(error: &Error) -> bool {
 
 /// The error as it is kept.
 pub(super) fn kept_text(error: &Error) -> String {
-    // No database keeps all texts with a NUL.
-    let mut text = error.to_string().replace('\0', "\u{FFFD}");
-    text.truncate(text.floor_char_boundary(MAX_PARKED_ERROR_BYTES));
-    text
+    slow_lane::error_text(error, MAX_PARKED_ERROR_BYTES)
 }

@@ -4,12 +4,12 @@ use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 
 use crate::backend::Backend;
-use crate::contents::{self, CommonCause, Texts};
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::ids::{InstanceId, Offset};
 use crate::mapper::MapperTables;
 use crate::message_store::MessageStore;
+use crate::slow_lane;
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
@@ -130,14 +130,10 @@ pub struct ParkedRow {
 impl ParkedRow {
     pub(super) fn decode(self) -> Result<ParkedMessage> {
         let Self { id, persistence_key, contents, body, .. } = self;
-        let (mut found, mut texts, body) = (None, Texts::default(), body.into());
-        let common = CommonCause::default();
-        let decoded = contents::decode(&contents, &body, common, Timestamp::from_micros(0), &mut texts, |message| {
-            found = Some(message)
-        });
-        let fault = decoded.err().unwrap_or_else(|| "it holds no message".to_owned());
-        let Some(mut message) = found else {
-            return Err(Error::corrupt(&StreamName::new(format!("parked message {id}"))?, Offset::ZERO, fault));
+        let place = || StreamName::new(format!("parked message {id}"));
+        let mut message = match slow_lane::message(&contents, body, self.parked_at) {
+            Ok(message) => message,
+            Err(fault) => return Err(Error::corrupt(&place()?, Offset::ZERO, fault)),
         };
         message.recorded_at = None;
         Ok(ParkedMessage {

@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::guarded_connection::GuardedConnection;
 use crate::ids::{InstanceId, MessageId};
 use crate::mapper::{Mapper, MapperTables};
-use crate::message_store::MessageStore;
 use crate::persister::Begun;
 use crate::recorder::Outbox;
 use crate::unit_of_work::Saved;
@@ -74,9 +73,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
 
     async fn live_instances(&self, pool: &Pool<DB>, after: i64) -> Result<Vec<(i64, InstanceId)>> {
         let store = DB::Store::default();
-        let conn = pool.acquire().await;
-        let conn = conn.map_err(|error| store.classify("taking a connection for a mapping", error))?;
-        let mut conn = GuardedConnection::new(conn, &store);
+        let mut conn = GuardedConnection::take(pool, &store, "taking a connection for a mapping").await?;
         let page = store.live_instances(&mut conn, self.saga.persistence_key(), after, REFRESH_PAGE).await;
         conn.release();
         page

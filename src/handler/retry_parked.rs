@@ -11,7 +11,6 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::guarded_connection::GuardedConnection;
 use crate::ids::InstanceId;
-use crate::message_store::MessageStore;
 
 /// What became of the parked messages of an instance.
 #[derive(Debug)]
@@ -56,9 +55,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
 
     async fn first_parked(&self, pool: &Pool<DB>, instance: &InstanceId) -> Result<Option<ParkedMessage>> {
         let store = DB::Store::default();
-        let conn = pool.acquire().await;
-        let conn = conn.map_err(|error| store.classify("taking a connection for parked messages", error))?;
-        let mut conn = GuardedConnection::new(conn, &store);
+        let mut conn = GuardedConnection::take(pool, &store, "taking a connection for parked messages").await?;
         let found = store.first_parked(&mut conn, self.saga.persistence_key(), instance).await;
         conn.release();
         found?.map(ParkedRow::decode).transpose()

@@ -146,10 +146,10 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         let envelope = incoming.envelope;
         let mut recorder = self.persister.recorder(Outbox);
         recorder.set_inbound(envelope.into())?;
-        let nobody = || InstanceId::from(envelope.message_id.as_uuid());
         let done = own.not_found(tx, &mut recorder, envelope, id).await;
-        done.map_err(|cause| self.failed(incoming, &id.cloned().unwrap_or_else(nobody), cause))?;
-        let id = id.cloned().unwrap_or_else(nobody);
+        // What nobody is known for goes by the message's own id.
+        let id = id.cloned().unwrap_or_else(|| InstanceId::from(envelope.message_id.as_uuid()));
+        done.map_err(|cause| self.failed(incoming, &id, cause))?;
         let record =
             |message: &crate::Envelope| NewOutboxRecord::new(self.saga.persistence_key(), id.as_str(), message.clone());
         let records: Vec<_> = recorder.recorded().iter().map(record).collect();

@@ -123,8 +123,7 @@ impl<DB: Backend> Inspector<DB> {
     }
 
     pub(crate) async fn connection(&self, doing: &'static str) -> Result<GuardedConnection<DB>> {
-        let conn = self.pool.acquire().await.map_err(|error| self.store.classify(doing, error))?;
-        Ok(GuardedConnection::new(conn, &self.store))
+        GuardedConnection::take(&self.pool, &self.store, doing).await
     }
 }
 

@@ -15,7 +15,6 @@ use super::tables::{Claim, Grant, LeaseTables, PurgeStep};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::guarded_connection::GuardedConnection;
-use crate::message_store::MessageStore;
 
 /// The namespace of leases, unless [`DatabaseLock::with_namespace`] says otherwise.
 pub const DEFAULT_LEASE_NAMESPACE: &str = "lease";
@@ -194,9 +193,7 @@ impl<DB: Backend> DatabaseLock<DB> {
     }
 
     async fn connect(&self) -> Result<GuardedConnection<DB>> {
-        let conn = self.pool.acquire().await;
-        let conn = conn.map_err(|error| self.store.classify("taking a connection for a lock", error))?;
-        Ok(GuardedConnection::new(conn, &self.store))
+        GuardedConnection::take(&self.pool, &self.store, "taking a connection for a lock").await
     }
 
     fn resource(&self, id: &ResourceId) -> Resource {

@@ -95,8 +95,7 @@ impl<DB: Database> Persister<DB> {
         if let Some(queue) = &self.queue {
             return self.try_in_group(queue, Call { pool, id, message, conflicts }, saga, decide).await;
         }
-        let conn = pool.acquire().await.map_err(self.classify("taking a connection for a unit of work"))?;
-        let mut conn = GuardedConnection::new(conn, self.store());
+        let mut conn = GuardedConnection::take(pool, self.store(), "taking a connection for a unit of work").await?;
         let tried = self.try_on(&mut conn, saga, id, message, decide, conflicts).await;
         conn.release();
         tried

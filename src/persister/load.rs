@@ -212,14 +212,8 @@ fn decode_event<E>(codecs: &Codecs, stream: &StreamName, offset: Offset, envelop
 where
     E: MessageType + serde::de::DeserializeOwned,
 {
-    let form = StoredForm {
-        type_name: envelope.type_name.clone(),
-        type_version: envelope.type_version,
-        content_type: envelope.content_type.clone(),
-        payload: envelope.payload.clone(),
-    };
+    let form = StoredForm::from(envelope);
     let message_id = envelope.message_id;
-    let content_type = form.content_type.clone();
     let form = upcast::<E>(form).map_err(|error| match error {
         UpcastError::Unknown { type_name: name, type_version: version } => {
             Error::UnknownType { stream: stream.clone(), offset, message_id, name, version }
@@ -228,7 +222,7 @@ where
             stream: stream.clone(),
             offset,
             message_id,
-            content_type: content_type.as_ref().to_owned(),
+            content_type: envelope.content_type.as_ref().to_owned(),
             source: failed.into(),
         },
     })?;

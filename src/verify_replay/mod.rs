@@ -52,7 +52,6 @@ use crate::error::{Error, Result};
 use crate::guarded_connection::GuardedConnection;
 use crate::ids::{CommitNumber, InstanceId};
 use crate::inspect::{Inspector, InstanceFilter};
-use crate::message_store::MessageStore;
 use crate::persister::{Checkpoint, Persister};
 use crate::saga::Saga;
 use finding::first_difference;
@@ -164,9 +163,7 @@ impl<'a, S: Saga, DB: Backend> ReplayVerifier<'a, S, DB> {
         let baseline = self.baseline.of(self.saga.persistence_key(), id);
         let at_baseline = baseline.and_then(|state| CommitNumber::try_from(state.commits).ok());
         let store = DB::Store::default();
-        let conn = pool.acquire().await;
-        let conn = conn.map_err(|error| store.classify("taking a connection to replay an instance", error))?;
-        let mut conn = GuardedConnection::new(conn, &store);
+        let mut conn = GuardedConnection::take(pool, &store, "taking a connection to replay an instance").await?;
         let replayed = self.persister.replay_from_start(self.saga, &mut conn, id, at_baseline).await;
         conn.release();
         let replayed = match replayed {
