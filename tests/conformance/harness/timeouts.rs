@@ -30,6 +30,12 @@ impl<DB: Subject> TestDb<DB> {
         Ok(self.timeouts(id).await?.into_iter().map(|timeout| timeout.name).collect())
     }
 
+    /// How many timeouts there are, pending or handed over and not yet delivered.
+    pub(crate) async fn timeouts_left(&self) -> anyhow::Result<i64> {
+        let pending = self.count("SELECT COUNT(*) FROM saga_timeout").await?;
+        Ok(pending + self.count("SELECT COUNT(*) FROM saga_outbox_message").await?)
+    }
+
     /// As if an hour had passed for all timeouts.
     pub(crate) async fn let_an_hour_pass(&self) -> anyhow::Result<u64> {
         self.sql("UPDATE saga_timeout SET due_at = due_at - 3600000000").await
