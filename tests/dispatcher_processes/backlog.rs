@@ -63,7 +63,7 @@ fn record(number: u32) -> sagastore::Result<NewOutboxRecord> {
 }
 
 /// The most that a process has had in memory so far, in KiB, as Linux tells it.
-fn most_memory(process: u32) -> anyhow::Result<u64> {
+pub(crate) fn most_memory(process: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the status lacks VmHWM")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)

@@ -1,6 +1,6 @@
 //! Dispatchers as processes of their own. Some are paused for longer than their leases and killed, while messages are
 //! committed: every message is delivered, and the first deliveries of each stream are in order. One has a long backlog
-//! before it: it needs little memory.
+//! before it, another replays a long history: they need little memory.
 //!
 //! The program starts itself once more for each process. Databases are chosen as in the conformance suite.
 
@@ -15,6 +15,7 @@ mod arguments;
 mod backlog;
 mod chaos;
 mod journal;
+mod long_history;
 mod process;
 mod producer;
 mod site;
@@ -43,10 +44,11 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-fn trials_on<DB: Site>() -> [Trial; 2] {
+fn trials_on<DB: Site>() -> [Trial; 3] {
     [
         trial::<DB, _>("paused_and_killed_dispatchers_lose_nothing_and_keep_the_order", chaos::run::<DB>),
         trial::<DB, _>("a_long_backlog_is_relayed_in_little_memory", backlog::run::<DB>),
+        trial::<DB, _>("a_long_history_is_replayed_in_little_memory", long_history::run::<DB>),
     ]
 }
 

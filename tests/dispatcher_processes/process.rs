@@ -14,8 +14,8 @@ use sagastore::dispatcher::{DeliveryRetry, Dispatcher, DispatcherSettings};
 use sagastore::emitter::emitter_fn;
 
 use super::journal::Entry;
-use super::scaled;
 use super::site::Site;
+use super::{long_history, scaled};
 
 /// Makes this program a process of a run, and says with which database.
 const KIND: &str = "SAGASTORE_DISPATCHER_PROCESS";
@@ -40,6 +40,8 @@ pub(crate) enum Role {
     Disturbed,
     /// Relays as by default, taking its time over each message.
     Slow,
+    /// Replays a long history.
+    Replaying,
 }
 
 impl Role {
@@ -47,6 +49,7 @@ impl Role {
         match self {
             Self::Disturbed => "disturbed",
             Self::Slow => "slow",
+            Self::Replaying => "replaying",
         }
     }
 }
@@ -67,7 +70,14 @@ pub(crate) async fn run(kind: &str) -> anyhow::Result<()> {
 }
 
 async fn play<DB: Site>() -> anyhow::Result<()> {
-    if env::var(ROLE)? == Role::Slow.name() { relay_slowly::<DB>().await } else { relay::<DB>().await }
+    let role = env::var(ROLE)?;
+    if role == Role::Slow.name() {
+        relay_slowly::<DB>().await
+    } else if role == Role::Replaying.name() {
+        long_history::replay::<DB>(&env::var(DATABASE)?, env::var(JOURNAL)?.into()).await
+    } else {
+        relay::<DB>().await
+    }
 }
 
 /// Relays until it is killed.
