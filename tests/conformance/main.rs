@@ -90,6 +90,7 @@ mod outbox_order;
 mod panics;
 mod parking;
 mod persister_races;
+mod pool;
 mod races;
 mod ranges;
 mod recording;
@@ -194,6 +195,7 @@ fn main() -> ExitCode {
         panics::clauses,
         parking::clauses,
         persister_races::clauses,
+        pool::clauses,
         races::clauses,
         ranges::clauses,
         recording::clauses,
