@@ -27,8 +27,8 @@ pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 /// and MariaDB allow by default; more help only while the server has idle cores.
 pub const SERVER_CONNECTIONS: u32 = 10;
 
-/// A connection to a server that was not used for this long is closed. sqlx looks as often as that, so it is gone after twice
-/// the time: before the 4 to 6 minutes after which routers of cloud providers forget a connection without a word.
+/// A connection to a server that was not used for this long is closed. sqlx looks as often as that, so it is gone after about
+/// twice the time: routers of cloud providers forget a connection without a word after 4 to 6 minutes.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 
 /// A connection to a server is replaced at this age, so that the memory that it took there is freed, and a server that was added
@@ -36,7 +36,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 pub const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// A connection to a server that was not used for this long is asked whether it lives before it is used again. One
-/// that was used more recently is not, because that would be a round trip for each call.
+/// that was used more recently is not, because that would be a round trip for each call. When sqlx looks for connections to
+/// close, each [`IDLE_TIMEOUT`], it counts anew: for this long after it none is asked.
 pub const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// How long a connection may take to show that it is in order.
