@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sagastore::lock::lease::Lease;
 use sagastore::lock::{ClientId, DatabaseLock, ExponentialBackoff, Lock, ResourceId};
-use sagastore::{Error, Persister, migrate};
+use sagastore::{Error, Persister, migrate, sqlite};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Sqlite, SqlitePool};
 
@@ -34,7 +34,7 @@ async fn report(pool: &SqlitePool) -> Result<String> {
 async fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = SqliteConnectOptions::new().filename(folder.path().join("locks.db")).create_if_missing(true);
-    let pool = SqlitePool::connect_with(file).await?;
+    let pool = sqlite::pool_options().connect_with(sqlite::connect_options(file)).await?;
     let _ = migrate(&pool).await?;
     sqlx::query("CREATE TABLE report (text TEXT NOT NULL) STRICT").execute(&pool).await?;
     sqlx::query("INSERT INTO report (text) VALUES ('')").execute(&pool).await?;

@@ -17,7 +17,7 @@ use sagastore::dispatcher::Dispatcher;
 use sagastore::emitter::nats::{NatsEmitter, read_headers};
 use sagastore::{
     Cause, Envelope, HandleMessage, InstanceId, MessageHandler, MessageKind, NewOutboxRecord, OutboxRepository,
-    Persister, Saga, UnitOfWork, message_types, migrate, sqlite::SqliteStore,
+    Persister, Saga, UnitOfWork, message_types, migrate, sqlite, sqlite::SqliteStore,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -81,7 +81,7 @@ impl HandleMessage for Billing {
 /// A database of its own for each of the two programs.
 async fn database(folder: &tempfile::TempDir, name: &str) -> Result<SqlitePool> {
     let file = SqliteConnectOptions::new().filename(folder.path().join(name)).create_if_missing(true);
-    let pool = SqlitePool::connect_with(file).await?;
+    let pool = sqlite::pool_options().connect_with(sqlite::connect_options(file)).await?;
     let _ = migrate(&pool).await?;
     Ok(pool)
 }

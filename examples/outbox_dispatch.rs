@@ -8,10 +8,11 @@ use sagastore::dispatcher::{DeliveryRetry, Dispatcher, DispatcherSettings};
 use sagastore::emitter::{ChannelEmitter, default_topic};
 use sagastore::{
     DeadLetters, Envelope, Error, InstanceId, OutboxRepository, OutboxWaker, Persister, Saga, message_types, migrate,
+    sqlite,
 };
 use serde::{Deserialize, Serialize};
+use sqlx::Sqlite;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Sqlite, SqlitePool};
 
 const PARCELS: usize = 20;
 const SCANS: u32 = 5;
@@ -43,7 +44,7 @@ impl Saga for Parcel {
 async fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = SqliteConnectOptions::new().filename(folder.path().join("parcels.db")).create_if_missing(true);
-    let pool = SqlitePool::connect_with(file).await?;
+    let pool = sqlite::pool_options().connect_with(sqlite::connect_options(file)).await?;
     let _ = migrate(&pool).await?;
 
     // A dispatcher of this process, woken by each commit.

@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, consumer, stream};
 use futures_util::StreamExt;
 use sagastore::dispatcher::Dispatcher;
 use sagastore::emitter::nats::NatsEmitter;
-use sagastore::{Envelope, Error, InstanceId, OutboxWaker, Persister, Saga, message_types, migrate};
+use sagastore::{Envelope, Error, InstanceId, OutboxWaker, Persister, Saga, message_types, migrate, sqlite};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Sqlite, SqlitePool};
@@ -80,7 +80,7 @@ async fn main() -> Result<()> {
 
     let folder = tempfile::tempdir()?;
     let file = SqliteConnectOptions::new().filename(folder.path().join("orders.db")).create_if_missing(true);
-    let pool = SqlitePool::connect_with(file).await?;
+    let pool = sqlite::pool_options().connect_with(sqlite::connect_options(file)).await?;
     let _ = migrate(&pool).await?;
     let waker = OutboxWaker::new();
     let dispatcher = Dispatcher::new(pool.clone(), NatsEmitter::new(context.clone())).with_waker(waker.clone());

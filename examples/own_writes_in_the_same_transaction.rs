@@ -3,7 +3,9 @@
 //! The library may own the transaction (`execute_in_transaction`, which also retries lost races), or
 //! the application may (`begin_unit_of_work` and `save`).
 use anyhow::{Result, bail};
-use sagastore::{Attempt, Envelope, Inbound, InstanceId, MessageId, Outbox, Persister, Saga, message_types, migrate};
+use sagastore::{
+    Attempt, Envelope, Inbound, InstanceId, MessageId, Outbox, Persister, Saga, message_types, migrate, sqlite,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions};
 
@@ -66,7 +68,7 @@ async fn book(pool: &SqlitePool, flight: &InstanceId, message: MessageId, passen
 async fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = SqliteConnectOptions::new().filename(folder.path().join("flights.db")).create_if_missing(true);
-    let pool = SqlitePool::connect_with(file).await?;
+    let pool = sqlite::pool_options().connect_with(sqlite::connect_options(file)).await?;
     println!("{:?}", migrate(&pool).await?);
     sqlx::query(CREATE_TICKET).execute(&pool).await?;
     let (persister, flight) = (Persister::<Sqlite>::new(), InstanceId::new("LH 506")?);

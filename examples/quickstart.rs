@@ -1,8 +1,8 @@
 //! A loyalty card that pays out at three stamps, kept in an SQLite file. Each purchase is delivered
 //! twice and stamps the card once.
-use sagastore::{Envelope, Executed, Inbound, InstanceId, MessageId, Persister, Saga, message_types, migrate};
+use sagastore::{Envelope, Executed, Inbound, InstanceId, MessageId, Persister, Saga, message_types, migrate, sqlite};
 use serde::{Deserialize, Serialize};
-use sqlx::{Sqlite, SqlitePool, sqlite::SqliteConnectOptions};
+use sqlx::{Sqlite, sqlite::SqliteConnectOptions};
 
 #[derive(Serialize, Deserialize)]
 enum Event {
@@ -35,7 +35,7 @@ impl Saga for LoyaltyCard {
 async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let file = SqliteConnectOptions::new().filename(folder.path().join("cards.db")).create_if_missing(true);
-    let pool = SqlitePool::connect_with(file).await?;
+    let pool = sqlite::pool_options().connect_with(sqlite::connect_options(file)).await?;
     println!("{:?}", migrate(&pool).await?);
 
     let (persister, card) = (Persister::<Sqlite>::new(), InstanceId::new("card-7")?);

@@ -3,8 +3,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use sagastore::Backend;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sagastore::{Backend, sqlite};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Pool, Sqlite};
 use tempfile::TempDir;
 
@@ -12,9 +12,6 @@ mod progress;
 
 pub(crate) use progress::Progress;
 
-/// SQLite has one writer at a time: beyond a few connections more gain little (1, 2, 4, 8 and 16 reached 353, 577,
-/// 633, 673 and 673 units of work per second on a busy machine of two cores).
-const SQLITE_CONNECTIONS: u32 = 4;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 const SERVER_CONNECTIONS: u32 = 16;
 /// How long a writer waits for the others before it gives up.
@@ -58,31 +55,30 @@ pub(crate) trait Connect: Backend {
 
 impl Connect for Sqlite {
     async fn connect(url: &str) -> Result<Pool<Self>> {
-        let options = SqliteConnectOptions::from_str(url)?
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(SQLITE_BUSY_TIMEOUT);
-        // There is no network that could have cut a connection, so none is tried out before its use.
-        let pool = SqlitePoolOptions::new().max_connections(SQLITE_CONNECTIONS).test_before_acquire(false);
-        pool.connect_with(options).await.with_context(|| format!("connecting to {url:?}"))
+        let file = sqlite::connect_options(SqliteConnectOptions::from_str(url)?.create_if_missing(true));
+        let pool = sqlite::pool_options().connect_with(file.busy_timeout(SQLITE_BUSY_TIMEOUT));
+        pool.await.with_context(|| format!("connecting to {url:?}"))
     }
 }
 
 #[cfg(feature = "postgres")]
 impl Connect for sqlx::Postgres {
     async fn connect(url: &str) -> Result<Pool<Self>> {
-        let pool = sqlx::postgres::PgPoolOptions::new().max_connections(SERVER_CONNECTIONS);
+        use sagastore::postgres;
+        let server = postgres::connect_options(url.parse().context("reading the URL")?);
         // The URL may hold a password, so the error does not repeat it.
-        pool.connect(url).await.context("connecting to PostgreSQL")
+        let pool = postgres::pool_options().max_connections(SERVER_CONNECTIONS).connect_with(server);
+        pool.await.context("connecting to PostgreSQL")
     }
 }
 
 #[cfg(feature = "mysql")]
 impl Connect for sqlx::MySql {
     async fn connect(url: &str) -> Result<Pool<Self>> {
-        let pool = sqlx::mysql::MySqlPoolOptions::new().max_connections(SERVER_CONNECTIONS);
-        pool.connect(url).await.context("connecting to MySQL or MariaDB")
+        use sagastore::mysql;
+        let server = mysql::connect_options(url.parse().context("reading the URL")?);
+        let pool = mysql::pool_options().max_connections(SERVER_CONNECTIONS).connect_with(server);
+        pool.await.context("connecting to MySQL or MariaDB")
     }
 }
 

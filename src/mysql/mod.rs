@@ -40,7 +40,7 @@ mod snapshot;
 mod timeout;
 mod timeout_due;
 
-pub use pool::after_release;
+pub use pool::{after_release, connect_options, pool_options};
 
 /// Streams, snapshots and outbox in MySQL or MariaDB, on InnoDB.
 ///
@@ -54,7 +54,7 @@ pub use pool::after_release;
 /// for the default [`Limits`]). The store asks for it before its first write, and refuses what would
 /// not fit with [`Error::TooLarge`]; [`check_packet_limit`](Self::check_packet_limit) tells at start.
 ///
-/// Where calls may be dropped half-way, give the pool [`after_release`].
+/// Where calls may be dropped half-way, give the pool [`after_release`], which [`pool_options`] has.
 ///
 /// What a store and its clones have learned from the server they remember: use one per database.
 #[derive(Clone, Debug, Default)]

@@ -30,6 +30,7 @@ mod notify;
 mod outbox;
 mod outbox_stats;
 mod parking;
+mod pool;
 mod read;
 mod schema;
 pub mod session;
@@ -38,6 +39,7 @@ mod timeout;
 mod timeout_due;
 
 pub use notify::{NOTIFY_CHANNEL, NOTIFY_DEBOUNCE, OutboxNotifier};
+pub use pool::{connect_options, pool_options};
 
 /// Streams, snapshots and outbox in PostgreSQL, at READ COMMITTED or above.
 ///

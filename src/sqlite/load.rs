@@ -148,7 +148,7 @@ pub(super) async fn select_packed(
             NULL,
             NULL,
             NULL,
-            NULL,
+            CAST(COALESCE(group_concat(concat(p.causation_id, p.correlation_id), ''), '') AS BLOB),
             NULL,
             NULL,
             CAST(COALESCE(group_concat(p.contents, ''), '') AS BLOB),
@@ -165,16 +165,11 @@ pub(super) async fn select_packed(
                 group_concat(p.checksum, ' '),
                 group_concat(octet_length(p.contents), ' '),
                 group_concat(octet_length(p.body), ' '),
-                COALESCE(group_concat(p.commit_no, ' ') FILTER (WHERE p.completed IS NOT 0), ''),
-                COALESCE(
-                    group_concat(p.commit_no || ' ' || hex(p.causation_id), ' ')
-                        FILTER (WHERE p.causation_id IS NOT NULL),
-                    ''
-                ),
-                COALESCE(
-                    group_concat(p.commit_no || ' ' || hex(p.correlation_id), ' ')
-                        FILTER (WHERE p.correlation_id IS NOT NULL),
-                    ''
+                group_concat(
+                    (p.completed IS NOT 0)
+                        + 2 * (octet_length(p.causation_id) IS 16)
+                        + 4 * (octet_length(p.correlation_id) IS 16),
+                    ' '
                 )
             )
         FROM saga_commit AS p
@@ -198,7 +193,12 @@ pub(super) async fn select_packed(
     let (mut answer, mut page) = (LoadAnswer::default(), None);
     while let Some(row) = rows.try_next().await? {
         if row.try_get::<i32, _>(0)? == PACKED {
-            let packed = StreamPage { numbers: row.try_get(11)?, contents: row.try_get(9)?, body: row.try_get(10)? };
+            let packed = StreamPage {
+                numbers: row.try_get(11)?,
+                ids: row.try_get(6)?,
+                contents: row.try_get(9)?,
+                body: row.try_get(10)?,
+            };
             let after: i64 = row.try_get(1)?;
             page = after.checked_add(1).and_then(|from| packed.commits(from, PAGE_COMMITS));
         } else {

@@ -97,6 +97,7 @@ impl MarkedColumns {
 struct OutboxPage<'r> {
     numbers: &'r str,
     texts: &'r [u8],
+    ids: &'r [u8],
     contents: &'r [u8],
     body: &'r [u8],
 }
@@ -112,20 +113,20 @@ impl OutboxPage<'_> {
         if count == 0 {
             return Some(Vec::new());
         }
-        let mut columns = [lists.next()?, lists.next()?, lists.next()?, lists.next()?, lists.next()?, lists.next()?];
+        let mut columns = [lists.next()?, lists.next()?, lists.next()?, lists.next()?, lists.next()?];
         let mut texts = Bytes(self.texts);
-        let mut commits = PackedCommits::new(&mut lists, self.contents, self.body)?;
+        let mut commits = PackedCommits::new(&mut lists, self.ids, self.contents, self.body)?;
         let mut marked: Vec<MarkedColumns> = Vec::with_capacity(usize::try_from(count).ok()?);
         for _ in 0..count {
-            let [keys, streams, numbers, names, persistence_keys, instances] = &mut columns;
-            let (key, stream_key, commit_no) = (keys.next()?, streams.next()?, numbers.next()?);
+            let [streams, numbers, names, persistence_keys, instances] = &mut columns;
+            let (stream_key, commit_no) = (streams.next()?, numbers.next()?);
             let mut nullable = |length: i64| if length < 0 { Some(None) } else { texts.text(length).map(Some) };
             let next = MarkedColumns {
                 stream_key,
                 stream_name: nullable(names.next()?)??,
                 persistence_key: nullable(persistence_keys.next()?)?,
                 instance_id: nullable(instances.next()?)?,
-                commit: commits.next(key, commit_no)?,
+                commit: commits.next(commit_no)?,
             };
             if marked.last().is_some_and(|last| last.id() >= next.id()) {
                 return None;
@@ -158,7 +159,6 @@ pub(super) async fn select_packed(
                 octet_length('a'),
                 (SELECT COUNT(*) FROM page),
                 COUNT(*),
-                group_concat(c.position, ' '),
                 group_concat(c.stream_id, ' '),
                 group_concat(c.commit_no, ' '),
                 group_concat(octet_length(s.stream_name), ' '),
@@ -170,16 +170,11 @@ pub(super) async fn select_packed(
                 group_concat(c.checksum, ' '),
                 group_concat(octet_length(c.contents), ' '),
                 group_concat(octet_length(c.body), ' '),
-                COALESCE(group_concat(c.position, ' ') FILTER (WHERE c.completed IS NOT 0), ''),
-                COALESCE(
-                    group_concat(c.position || ' ' || hex(c.causation_id), ' ')
-                        FILTER (WHERE c.causation_id IS NOT NULL),
-                    ''
-                ),
-                COALESCE(
-                    group_concat(c.position || ' ' || hex(c.correlation_id), ' ')
-                        FILTER (WHERE c.correlation_id IS NOT NULL),
-                    ''
+                group_concat(
+                    (c.completed IS NOT 0)
+                        + 2 * (octet_length(c.causation_id) IS 16)
+                        + 4 * (octet_length(c.correlation_id) IS 16),
+                    ' '
                 )
             ),
             CAST(
@@ -192,6 +187,7 @@ pub(super) async fn select_packed(
                 )
                 AS BLOB
             ),
+            CAST(COALESCE(group_concat(concat(c.causation_id, c.correlation_id), ''), '') AS BLOB),
             CAST(COALESCE(group_concat(c.contents, ''), '') AS BLOB),
             CAST(COALESCE(group_concat(c.body, ''), '') AS BLOB)
         FROM page
@@ -213,8 +209,9 @@ pub(super) async fn select_packed(
     let page = OutboxPage {
         numbers: row.try_get(0)?,
         texts: row.try_get(1)?,
-        contents: row.try_get(2)?,
-        body: row.try_get(3)?,
+        ids: row.try_get(2)?,
+        contents: row.try_get(3)?,
+        body: row.try_get(4)?,
     };
     Ok(page.commits())
 }

@@ -35,6 +35,7 @@ mod outbox;
 mod outbox_stats;
 mod packed;
 mod parking;
+mod pool;
 mod read;
 mod schema;
 mod snapshot;
@@ -42,6 +43,7 @@ mod timeout;
 mod timeout_due;
 
 pub use crate::commit_queue::{MAX_GROUP_BYTES, MAX_GROUP_CALLERS, MAX_GROUP_UNITS};
+pub use pool::{FILE_CONNECTIONS, connect_options, pool_options};
 
 /// Streams, snapshots and outbox in SQLite.
 ///

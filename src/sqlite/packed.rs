@@ -1,10 +1,10 @@
 //! Pages of small commits that the database packs into one row.
 //!
 //! The driver carries every row, and each of its columns, from its own thread to the caller's one by one, which costs
-//! more than reading them. A packed page is three columns instead: the numbers of all its commits as text, their
-//! contents one after another, and their bodies one after another. The text has the number of commits and
-//! lists of numbers, with `;` between the lists and a space between the numbers; two of the lists have hexadecimal
-//! ids in them.
+//! more than reading them. A packed page is four columns instead: the numbers of all its commits as text, their
+//! ids one after another, and so their contents and their bodies. The text has the number of commits and
+//! lists of numbers, with `;` between the lists and a space between the numbers. One of the lists says of each
+//! commit whether it is completed, and which ids it has.
 //!
 //! Nothing is judged here. `None` stands for whatever is not as it always is: a commit that is missing, a column
 //! that holds something else, a page of too many bytes. Such a page is read again, row by row, and that
@@ -25,9 +25,22 @@ pub(super) const MAX_BYTES: i64 = 1024 * 1024;
 /// survive as they are.
 const LETTER_BYTES: i64 = 1;
 
+/// In the list of flags: the instance is completed.
+const COMPLETED: i64 = 1;
+/// There is a causation id of [`ID_BYTES`]. One of another length is not told, and so is left over in the end.
+const CAUSED: i64 = 2;
+/// The same of a correlation id.
+const CORRELATED: i64 = 4;
+/// All of them.
+const FLAGS: i64 = COMPLETED + CAUSED + CORRELATED;
+
+/// Bytes of an id.
+const ID_BYTES: i64 = 16;
+
 /// A packed page of one stream.
 pub(super) struct StreamPage<'r> {
     pub(super) numbers: &'r str,
+    pub(super) ids: &'r [u8],
     pub(super) contents: &'r [u8],
     pub(super) body: &'r [u8],
 }
@@ -41,14 +54,14 @@ impl StreamPage<'_> {
             return (last < from).then(Vec::new);
         }
         let mut numbers = lists.next()?;
-        let mut commits = PackedCommits::new(&mut lists, self.contents, self.body)?;
+        let mut commits = PackedCommits::new(&mut lists, self.ids, self.contents, self.body)?;
         let end = from.checked_add(count)?;
         let mut found = Vec::with_capacity(usize::try_from(count).ok()?);
         for commit_no in from..end {
             if numbers.next()? != commit_no {
                 return None;
             }
-            found.push(commits.next(commit_no, commit_no)?);
+            found.push(commits.next(commit_no)?);
         }
         let is_whole = end > last || count == i64::from(limit);
         (is_whole && numbers.is_empty() && commits.is_empty() && lists.is_empty()).then_some(found)
@@ -84,7 +97,7 @@ impl<'r> Lists<'r> {
     }
 }
 
-/// A list of decimal numbers and hexadecimal ids with a space after each but the last.
+/// A list of decimal numbers with a space after each but the last.
 #[derive(Clone, Copy)]
 pub(super) struct Numbers<'r>(&'r [u8]);
 
@@ -114,26 +127,6 @@ impl<'r> Numbers<'r> {
         Some(word)
     }
 
-    fn id(&mut self) -> Option<Uuid> {
-        let word = self.word()?;
-        let bytes: &[u8; 32] = word.try_into().ok()?;
-        Uuid::try_parse_ascii(bytes).ok()
-    }
-
-    /// Steps past the number if it comes next. In the lists that not every commit is in, it says whose entry that is.
-    fn skip(&mut self, number: i64) -> bool {
-        let mut rest = *self;
-        let is_next = rest.next() == Some(number);
-        if is_next {
-            *self = rest;
-        }
-        is_next
-    }
-
-    fn id_of(&mut self, key: i64) -> Option<Option<Uuid>> {
-        if self.skip(key) { self.id().map(Some) } else { Some(None) }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -147,16 +140,15 @@ pub(super) struct PackedCommits<'r> {
     checksum: Numbers<'r>,
     contents_length: Numbers<'r>,
     body_length: Numbers<'r>,
-    completed: Numbers<'r>,
-    causation_id: Numbers<'r>,
-    correlation_id: Numbers<'r>,
+    flags: Numbers<'r>,
+    ids: Bytes<'r>,
     contents: Bytes<'r>,
     body: Bytes<'r>,
 }
 
 impl<'r> PackedCommits<'r> {
     /// The lists that every statement has last, in this order.
-    pub(super) fn new(lists: &mut Lists<'r>, contents: &'r [u8], body: &'r [u8]) -> Option<Self> {
+    pub(super) fn new(lists: &mut Lists<'r>, ids: &'r [u8], contents: &'r [u8], body: &'r [u8]) -> Option<Self> {
         Some(Self {
             first_offset: lists.next()?,
             event_count: lists.next()?,
@@ -164,25 +156,25 @@ impl<'r> PackedCommits<'r> {
             checksum: lists.next()?,
             contents_length: lists.next()?,
             body_length: lists.next()?,
-            completed: lists.next()?,
-            causation_id: lists.next()?,
-            correlation_id: lists.next()?,
+            flags: lists.next()?,
+            ids: Bytes(ids),
             contents: Bytes(contents),
             body: Bytes(body),
         })
     }
 
-    /// The next commit; `key` is what it has in the lists that not every commit is in.
-    pub(super) fn next(&mut self, key: i64, commit_no: i64) -> Option<CommitColumns> {
+    /// The next commit, which has this number.
+    pub(super) fn next(&mut self, commit_no: i64) -> Option<CommitColumns> {
+        let flags = self.flags.next().filter(|flags| (0..=FLAGS).contains(flags))?;
         Some(CommitColumns {
             commit_no,
             first_offset: self.first_offset.next()?,
             event_count: self.event_count.next()?,
-            completed: self.completed.skip(key),
+            completed: flags & COMPLETED != 0,
             recorded_at: self.recorded_at.next()?,
             order_token: 0,
-            causation_id: self.causation_id.id_of(key)?,
-            correlation_id: self.correlation_id.id_of(key)?,
+            causation_id: if flags & CAUSED == 0 { None } else { Some(self.ids.id()?) },
+            correlation_id: if flags & CORRELATED == 0 { None } else { Some(self.ids.id()?) },
             checksum: self.checksum.next()?,
             contents: Some(self.contents.text(self.contents_length.next()?)?),
             // Copied, so that who keeps one small message does not keep the page.
@@ -199,15 +191,14 @@ impl<'r> PackedCommits<'r> {
             self.checksum,
             self.contents_length,
             self.body_length,
-            self.completed,
-            self.causation_id,
-            self.correlation_id,
+            self.flags,
         ];
-        numbers.iter().all(Numbers::is_empty) && self.contents.is_empty() && self.body.is_empty()
+        let bytes = [&self.ids, &self.contents, &self.body];
+        numbers.iter().all(Numbers::is_empty) && bytes.iter().all(|bytes| bytes.is_empty())
     }
 }
 
-/// Texts or blobs, one after another, whose lengths are in a list.
+/// Ids, texts or blobs, one after another.
 pub(super) struct Bytes<'r>(pub(super) &'r [u8]);
 
 impl<'r> Bytes<'r> {
@@ -215,6 +206,10 @@ impl<'r> Bytes<'r> {
         let (taken, rest) = self.0.split_at_checked(usize::try_from(length).ok()?)?;
         self.0 = rest;
         Some(taken)
+    }
+
+    fn id(&mut self) -> Option<Uuid> {
+        Uuid::from_slice(self.take(ID_BYTES)?).ok()
     }
 
     pub(super) fn text(&mut self, length: i64) -> Option<String> {
@@ -239,32 +234,30 @@ mod tests {
     use crate::outbox::{OutboxId, Selection};
     use crate::saga::SagaStream;
 
-    const ID: &str = "0199C0FFEE0070008000000000000001";
+    const ID: &[u8] = b"an id of a cause";
 
     fn page(numbers: &str, contents: &[u8], body: &[u8]) -> Option<Vec<CommitColumns>> {
-        StreamPage { numbers, contents, body }.commits(3, 2)
+        StreamPage { numbers, ids: ID, contents, body }.commits(3, 2)
     }
 
     /// Two commits, the second one completed and with a cause.
-    fn numbers() -> String {
-        format!("1;9;2;3 4;5 -6;1 2;70 80;9223372036854775807 0;2 3;0 1;4;4 {ID};")
-    }
+    const NUMBERS: &str = "1;9;2;3 4;5 -6;1 2;70 80;9223372036854775807 0;2 3;0 1;0 3";
 
     #[test]
     fn a_page_gives_what_went_into_it() {
-        let [first, second] = page(&numbers(), "abü,".as_bytes(), b"\0").expect("reads").try_into().ok().expect("two");
+        let [first, second] = page(NUMBERS, "abü,".as_bytes(), b"\0").expect("reads").try_into().ok().expect("two");
         assert_eq!((first.commit_no, first.first_offset, first.event_count), (3, 5, 1));
         assert_eq!((first.completed, first.recorded_at, first.checksum), (false, 70, i64::MAX));
         assert_eq!((first.causation_id, first.contents, first.body), (None, Some("ab".into()), Some(vec![])));
         assert_eq!((second.commit_no, second.first_offset, second.event_count), (4, -6, 2));
         assert_eq!((second.completed, second.recorded_at, second.checksum), (true, 80, 0));
         assert_eq!((second.contents, second.body), (Some("ü,".into()), Some(vec![0])));
-        assert_eq!((second.causation_id, second.correlation_id), (Uuid::parse_str(ID).ok(), None));
+        assert_eq!((second.causation_id, second.correlation_id), (Uuid::from_slice(ID).ok(), None));
     }
 
     #[test]
     fn what_is_unusual_is_left_to_the_rows() {
-        let (numbers, contents) = (numbers(), "abü,".as_bytes());
+        let contents = "abü,".as_bytes();
         for (from, to) in [
             ("1;9;", "2;9;"),       // another encoding
             (";2;3 4;", ";3;3 4;"), // a commit too few
@@ -285,21 +278,28 @@ mod tests {
             (";2 3;", ";-1 6;"),
             (";0 1;", ";0 0;"),
             (";0 1;", ";0 9223372036854775807;"),
-            (";4;4", ";5;4"), // completed by a commit that is not there
-            (";4 01", ";5 01"),
-            (" 01", " +1"),
-            ("001;", "001 7;"),
-            ("001;", "00;"),
-            ("001;", "001"),
-            ("001;", "001;;"),
+            (";0 3", ";0 1"), // an id is left over
+            (";0 3", ";0 5;"),
+            (";0 3", ";0 7"), // an id too few
+            (";0 3", ";2 3"),
+            (";0 3", ";0 11"),
+            (";0 3", ";0 -5"),
+            (";0 3", ";0"),
+            (";0 3", ";0 3 0"),
+            (";0 3", ""),
+            (";0 3", ";0 3;"),
         ] {
-            let changed = numbers.replacen(from, to, 1);
-            assert_ne!(changed, numbers, "{from}");
+            let changed = NUMBERS.replacen(from, to, 1);
+            assert_ne!(changed, NUMBERS, "{from}");
             assert!(page(&changed, contents, b"\0").is_none(), "{changed}");
         }
-        assert!(page(&numbers, contents, b"").is_none());
-        assert!(page(&numbers, contents, b"\0\0").is_none());
-        assert!(page(&numbers, b"ab\xff\xff,", b"\0").is_none());
+        assert!(page(NUMBERS, contents, b"").is_none());
+        assert!(page(NUMBERS, contents, b"\0\0").is_none());
+        assert!(page(NUMBERS, b"ab\xff\xff,", b"\0").is_none());
+        let ids: [&[u8]; 3] = [b"", b"an id of a caus", b"an id of a cause!"];
+        for ids in ids {
+            assert!(StreamPage { numbers: NUMBERS, ids, contents, body: b"\0" }.commits(3, 2).is_none());
+        }
         assert!(page("", contents, b"").is_none());
     }
 
@@ -360,12 +360,12 @@ mod tests {
 
     #[test]
     fn a_page_ends_at_its_limit_or_at_the_end_of_its_stream() {
-        let whole = StreamPage { numbers: &numbers(), contents: "abü,".as_bytes(), body: b"\0" };
+        let whole = StreamPage { numbers: NUMBERS, ids: ID, contents: "abü,".as_bytes(), body: b"\0" };
         assert!(whole.commits(3, 2).is_some());
         assert!(whole.commits(3, 3).is_none(), "the stream goes on until commit 9");
-        let last = StreamPage { numbers: &numbers().replace("1;9;", "1;4;"), ..whole };
+        let last = StreamPage { numbers: &NUMBERS.replace("1;9;", "1;4;"), ..whole };
         assert!(last.commits(3, 3).is_some());
-        assert!(page("1;2;0;;;", b"", b"").is_some_and(|commits| commits.is_empty()));
-        assert!(page("1;3;0;;;", b"", b"").is_none(), "there is one");
+        assert!(page("1;2;0", b"", b"").is_some_and(|commits| commits.is_empty()));
+        assert!(page("1;3;0", b"", b"").is_none(), "there is one");
     }
 }

@@ -134,17 +134,14 @@ pub(super) async fn select_packed(
                 group_concat(checksum, ' '),
                 group_concat(octet_length(contents), ' '),
                 group_concat(octet_length(body), ' '),
-                COALESCE(group_concat(commit_no, ' ') FILTER (WHERE completed IS NOT 0), ''),
-                COALESCE(
-                    group_concat(commit_no || ' ' || hex(causation_id), ' ') FILTER (WHERE causation_id IS NOT NULL),
-                    ''
-                ),
-                COALESCE(
-                    group_concat(commit_no || ' ' || hex(correlation_id), ' ')
-                        FILTER (WHERE correlation_id IS NOT NULL),
-                    ''
+                group_concat(
+                    (completed IS NOT 0)
+                        + 2 * (octet_length(causation_id) IS 16)
+                        + 4 * (octet_length(correlation_id) IS 16),
+                    ' '
                 )
             ),
+            CAST(COALESCE(group_concat(concat(causation_id, correlation_id), ''), '') AS BLOB),
             CAST(COALESCE(group_concat(contents, ''), '') AS BLOB),
             CAST(COALESCE(group_concat(body, ''), '') AS BLOB)
         FROM saga_commit
@@ -163,7 +160,8 @@ pub(super) async fn select_packed(
     .bind(packed::MAX_BYTES)
     .fetch_one(conn)
     .await?;
-    let page = StreamPage { numbers: row.try_get(0)?, contents: row.try_get(1)?, body: row.try_get(2)? };
+    let page =
+        StreamPage { numbers: row.try_get(0)?, ids: row.try_get(1)?, contents: row.try_get(2)?, body: row.try_get(3)? };
     Ok(page.commits(from, limit))
 }
 

@@ -91,6 +91,7 @@ mod outbox_order;
 mod panics;
 mod parking;
 mod persister_races;
+mod pool;
 mod races;
 mod ranges;
 mod recording;
@@ -196,6 +197,7 @@ fn main() -> ExitCode {
         panics::clauses,
         parking::clauses,
         persister_races::clauses,
+        pool::clauses,
         races::clauses,
         ranges::clauses,
         recording::clauses,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::Pool;
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::verdict::Failure;
 
@@ -76,14 +76,16 @@ async fn sqlite(url: &str, access: Access) -> Result<Pool<sqlx::Sqlite>, Failure
         .create_if_missing(access == Access::Create)
         .read_only(access == Access::Read)
         .busy_timeout(BUSY_TIMEOUT);
-    let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
+    // Who only looks leaves the file's journal as it is.
+    let pool = sagastore::sqlite::pool_options().max_connections(CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
     pool.connect_with(options).await.map_err(refused)
 }
 
 #[cfg(feature = "postgres")]
 async fn postgres(url: &str) -> Result<Connected, Failure> {
+    // Without settings of a session, so that a pooler may be in between.
     let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(no_url)?;
-    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
+    let pool = sagastore::postgres::pool_options().max_connections(CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
     pool.connect_with(options).await.map(Connected::Postgres).map_err(refused)
 }
 
@@ -95,11 +97,8 @@ async fn postgres(_: &str) -> Result<Connected, Failure> {
 #[cfg(feature = "mysql")]
 async fn mysql(url: &str) -> Result<Connected, Failure> {
     let options: sqlx::mysql::MySqlConnectOptions = url.parse().map_err(no_url)?;
-    let pool = sqlx::mysql::MySqlPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECT_WITHIN)
-        .after_release(sagastore::mysql::after_release);
-    pool.connect_with(options).await.map(Connected::MySql).map_err(refused)
+    let pool = sagastore::mysql::pool_options().max_connections(CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
+    pool.connect_with(sagastore::mysql::connect_options(options)).await.map(Connected::MySql).map_err(refused)
 }
 
 #[cfg(not(feature = "mysql"))]

@@ -74,6 +74,10 @@ impl Subject for MySql {
         connect_with(home.options.clone().host("127.0.0.1").port(port), connections).await
     }
 
+    fn advised(options: MySqlConnectOptions) -> (MySqlConnectOptions, MySqlPoolOptions) {
+        (sagastore::mysql::connect_options(options), sagastore::mysql::pool_options())
+    }
+
     fn port(home: &Home<Self>) -> u16 {
         home.options.get_port()
     }

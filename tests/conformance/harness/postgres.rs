@@ -66,6 +66,10 @@ impl Subject for Postgres {
         connect_with(home.options.clone().host("127.0.0.1").port(port), connections).await
     }
 
+    fn advised(options: PgConnectOptions) -> (PgConnectOptions, PgPoolOptions) {
+        (sagastore::postgres::connect_options(options), sagastore::postgres::pool_options())
+    }
+
     fn port(home: &Home<Self>) -> u16 {
         home.options.get_port()
     }

@@ -54,6 +54,10 @@ impl Subject for Sqlite {
         anyhow::bail!("SQLite has no server")
     }
 
+    fn advised(options: SqliteConnectOptions) -> (SqliteConnectOptions, SqlitePoolOptions) {
+        (sagastore::sqlite::connect_options(options), sagastore::sqlite::pool_options())
+    }
+
     fn port(_: &Home<Self>) -> u16 {
         0
     }

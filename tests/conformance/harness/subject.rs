@@ -5,6 +5,7 @@ use std::future::Future;
 use anyhow::Context;
 use sagastore::Backend;
 use sqlx::Pool;
+use sqlx::pool::PoolOptions;
 
 use super::mode::{Kind, Mode};
 
@@ -39,6 +40,11 @@ pub(crate) trait Subject: Backend {
         connections: u32,
     ) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
 
+    /// Options as the library advises them.
+    fn advised(
+        options: <Self::Connection as sqlx::Connection>::Options,
+    ) -> (<Self::Connection as sqlx::Connection>::Options, PoolOptions<Self>);
+
     /// On which port of this machine the server is.
     fn port(home: &Home<Self>) -> u16;
 
@@ -66,6 +72,9 @@ pub(crate) trait Subject: Backend {
 
     /// Runs a query.
     fn rows(conn: &mut Self::Connection, sql: String) -> impl Future<Output = anyhow::Result<Vec<TextRow>>> + Send;
+
+    /// Runs a statement that is prepared, and kept so.
+    fn run_prepared(conn: &mut Self::Connection, sql: String) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// A literal of a byte string.
     fn bytes(bytes: &[u8]) -> String;
@@ -130,6 +139,11 @@ macro_rules! raw_sql_verbs {
         async fn execute(conn: &mut Self::Connection, sql: String) -> anyhow::Result<u64> {
             let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn).await?;
             Ok(done.rows_affected())
+        }
+
+        async fn run_prepared(conn: &mut Self::Connection, sql: String) -> anyhow::Result<()> {
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(conn).await?;
+            Ok(())
         }
 
         async fn rows(conn: &mut Self::Connection, sql: String) -> anyhow::Result<Vec<TextRow>> {
