@@ -10,7 +10,6 @@
 //!
 //! All commit durably: SQLite has a write-ahead log with `synchronous = FULL`, the servers are as they are set up.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Instant;
@@ -30,32 +29,32 @@ use support::side::is_measuring;
 use support::sqlite::SqliteBed;
 use support::targets::{Target, Verdicts};
 
-const APPEND_ONE: Target = Target::at_least(
-    "append alone, against a one-row INSERT: 1 event",
-    &[(SQLITE, 0.62), (POSTGRES, 0.65), (MARIADB, 0.70)],
-);
-const APPEND_FIVE: Target = Target::at_least(
-    "append alone, against a one-row INSERT: 5 events",
-    &[(SQLITE, 0.55), (POSTGRES, 0.60), (MARIADB, 0.52)],
-);
-const GROUP_ONE: [(u32, Target); 2] = [
-    (8, Target::at_least("group commit, against one unit per commit: 1 event", &[(SQLITE, 2.0)])),
-    (32, Target::at_least("group commit, against one unit per commit: 1 event", &[(SQLITE, 3.0)])),
+/// One event in a unit of work.
+const APPEND_ONE: Target =
+    Target::at_least("append alone, against a one-row INSERT", &[(SQLITE, 0.62), (POSTGRES, 0.65), (MARIADB, 0.70)]);
+/// Five.
+const APPEND_FIVE: Target =
+    Target::at_least("append alone, against a one-row INSERT", &[(SQLITE, 0.55), (POSTGRES, 0.60), (MARIADB, 0.52)]);
+/// By events and clients.
+const GROUPED: [(u32, u32, Target); 4] = [
+    (1, 8, grouped(&[(SQLITE, 2.0)])),
+    (1, 32, grouped(&[(SQLITE, 3.0)])),
+    (5, 8, grouped(&[(SQLITE, 1.6)])),
+    (5, 32, grouped(&[(SQLITE, 2.0)])),
 ];
-const GROUP_FIVE: [(u32, Target); 2] = [
-    (8, Target::at_least("group commit, against one unit per commit: 5 events", &[(SQLITE, 1.6)])),
-    (32, Target::at_least("group commit, against one unit per commit: 5 events", &[(SQLITE, 2.0)])),
-];
-/// At the most clients, with one event.
+/// One event, and the most clients.
 const GROUP_AND_DRIVER: Target =
     Target::at_least("group commit, against the plain driver's BEGIN, two INSERTs, COMMIT", &[(SQLITE, 2.0)]);
+
+const fn grouped(wanted: &'static [(&'static str, f64)]) -> Target {
+    Target::at_least("group commit, against one unit per commit", wanted)
+}
 
 const CLIENTS: [u32; 3] = [1, 8, MOST_CLIENTS];
 const MOST_CLIENTS: u32 = 32;
 const EVENTS: [u32; 2] = [1, 5];
 const ROUNDS: usize = 7;
-/// Streams to append to; more than a run has time for.
-const STREAMS: u32 = 1_600;
+/// More than one, so that a task does not always find the same instance in the caches.
 const INSTANCES_OF_A_TASK: u32 = 50;
 /// Rows of the plain driver's outbox, in the same table.
 const OUTBOX: i64 = -1;
@@ -72,8 +71,8 @@ impl Load {
         EVENTS.into_iter().flat_map(|events| CLIENTS.map(|tasks| Self { tasks, events }))
     }
 
-    fn detail(self) -> String {
-        format!(", {} clients", self.tasks)
+    fn name(self) -> String {
+        format!("{} events, {} clients", self.events, self.tasks)
     }
 }
 
@@ -93,21 +92,17 @@ impl Bench for Appends {
 
 impl Appends {
     fn alone<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
-        let streams = if is_measuring() { STREAMS } else { 2 * MOST_CLIENTS };
-        let ends = RefCell::new(runtime.block_on(Ends::start(bed, streams)));
+        let mut ends = runtime.block_on(Ends::start(bed));
         let (pool, fresh) = (bed.pool(), Arc::new(Fresh::default()));
         for load in Load::all() {
             runtime.block_on(bed.settle());
             let mut sides = [
-                Rated::new("append alone", || {
-                    runtime.block_on(ends.borrow_mut().append(pool, load.tasks, load.events))
-                }),
+                Rated::new("append alone", || runtime.block_on(ends.append(pool, load.tasks, load.events))),
                 Rated::new("one-row INSERT, sqlx", || runtime.block_on(insert_rows(pool, &fresh, load))),
             ];
-            let what = format!("{} events{}", load.events, load.detail());
-            let measured = self.alone.compare_warm(&what, B::NAME, &mut sides);
+            let measured = self.alone.compare_warm(&load.name(), B::NAME, &mut sides);
             let target = if load.events == 1 { &APPEND_ONE } else { &APPEND_FIVE };
-            self.verdicts.judge(target, &load.detail(), B::NAME, measured.ratio(0, 1));
+            self.verdicts.judge(target, &format!(": {}", load.name()), B::NAME, measured.ratio(0, 1));
         }
     }
 
@@ -122,14 +117,12 @@ impl Appends {
                 Rated::new("plain driver", || runtime.block_on(write_raw(bed, &fresh, load))),
                 Rated::new("one by one", || runtime.block_on(execute(pool, &fresh, &alone, load))),
             ];
-            let what = format!("{} events{}", load.events, load.detail());
-            let measured = self.grouped.compare_warm(&what, SQLITE, &mut sides);
-            let targets = if load.events == 1 { &GROUP_ONE } else { &GROUP_FIVE };
-            for (_, target) in targets.iter().filter(|(clients, _)| *clients == load.tasks) {
-                self.verdicts.judge(target, &load.detail(), SQLITE, measured.ratio(0, 3));
+            let measured = self.grouped.compare_warm(&load.name(), SQLITE, &mut sides);
+            for (_, _, target) in GROUPED.iter().filter(|of| (of.0, of.1) == (load.events, load.tasks)) {
+                self.verdicts.judge(target, &format!(": {}", load.name()), SQLITE, measured.ratio(0, 3));
             }
             if load.tasks == MOST_CLIENTS && load.events == 1 {
-                self.verdicts.judge(&GROUP_AND_DRIVER, &load.detail(), SQLITE, measured.ratio(0, 2));
+                self.verdicts.judge(&GROUP_AND_DRIVER, &format!(": {}", load.name()), SQLITE, measured.ratio(0, 2));
             }
         }
     }
@@ -146,6 +139,10 @@ impl Fresh {
     fn row(&self) -> i64 {
         self.row.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+fn instances_of_a_task() -> u32 {
+    if is_measuring() { INSTANCES_OF_A_TASK } else { 1 }
 }
 
 /// Starts as many instances as the tasks need; gives the number of the first.
@@ -167,14 +164,14 @@ async fn start_instances(pool: &SqlitePool, fresh: &Fresh, count: u32) -> u32 {
 
 /// Units of work per second of all tasks together.
 async fn execute(pool: &SqlitePool, fresh: &Fresh, persister: &Persister<Sqlite>, load: Load) -> f64 {
-    let first = start_instances(pool, fresh, load.tasks * INSTANCES_OF_A_TASK).await;
+    let first = start_instances(pool, fresh, load.tasks * instances_of_a_task()).await;
     let until = end_of_run();
     let (done, taken) = together((0..load.tasks).map(|task| {
         let (pool, persister) = (pool.clone(), persister.clone());
         async move {
             let mut done = 0_u32;
             while Instant::now() < until {
-                let id = instance(first + task * INSTANCES_OF_A_TASK + done % INSTANCES_OF_A_TASK);
+                let id = instance(first + task * instances_of_a_task() + done % instances_of_a_task());
                 let executed = persister.execute(&pool, &Counter, &id, None, |unit| {
                     (0..load.events).try_for_each(|_| unit.publish(CounterEvent::counted(done)).map(drop))
                 });

@@ -5,16 +5,19 @@
 //! it, INSERT the event, INSERT the message, COMMIT, all through sqlx, which decodes and applies the same events. Every run
 //! finds the instances as they were filled. All commit durably.
 //!
+//! Beside the append alone, which is told where its stream ends, each unit of work also handles a message, as the append does.
+//!
 //! Then clients that share few instances: how many tries are lost to others, and what that does to the latency.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use sagastore::{Backend, Error, Executed, Persister, SnapshotFrequency};
+use sagastore::{Backend, Error, Executed, Inbound, MessageId, Persister, SnapshotFrequency};
 use sqlx::Pool;
 use tokio::runtime::Runtime;
 
 mod support;
+use support::append_alone::Ends;
 use support::bed::{Bed, Bench, MARIADB, POSTGRES, SQLITE, Setup, on_every_database, on_sqlite};
 use support::clients::{end_of_run, per_second, share, together};
 use support::contention::{Contention, Tries};
@@ -48,6 +51,7 @@ const FIRST_ROW: i64 = 1_000_000;
 struct Units {
     whole: Rates,
     grouped: Rates,
+    beside_append: Rates,
     contention: Contention,
     verdicts: Verdicts,
 }
@@ -67,6 +71,7 @@ impl Bench for Units {
     fn run(&mut self, runtime: &Runtime, bed: &impl Bed) {
         fill(runtime, bed);
         whole(runtime, bed, &Persister::new(), "", (&mut self.whole, &mut self.verdicts));
+        self.beside_append(runtime, bed);
         self.contended(runtime, bed);
     }
 }
@@ -90,10 +95,11 @@ fn whole<B: Bed>(
 ) {
     let (pool, keys) = (bed.pool(), Keys(AtomicI64::new(FIRST_ROW)));
     for clients in CLIENTS {
+        runtime.block_on(bed.settle());
         let mut sides = [
             Rated::new("library", || {
                 runtime.block_on(tailed::rewind(bed));
-                runtime.block_on(execute(pool, persister, clients))
+                runtime.block_on(execute(pool, persister, clients, false))
             }),
             Rated::new("one-row INSERT, sqlx", || runtime.block_on(insert_rows(pool, &keys, clients))),
             Rated::new("naive statements, sqlx", || {
@@ -111,7 +117,7 @@ fn whole<B: Bed>(
 }
 
 /// Units of work per second of all clients together, each instance once.
-async fn execute<DB: Backend>(pool: &Pool<DB>, persister: &Persister<DB>, clients: u32) -> f64 {
+async fn execute<DB: Backend>(pool: &Pool<DB>, persister: &Persister<DB>, clients: u32, handles: bool) -> f64 {
     let (each, until) = (share(instances(), clients), end_of_run());
     let (done, taken) = together((0..clients).map(|client| {
         let (pool, persister, event) = (pool.clone(), persister.clone(), event());
@@ -119,7 +125,8 @@ async fn execute<DB: Backend>(pool: &Pool<DB>, persister: &Persister<DB>, client
             let mut done = 0;
             for number in (client * each..(client + 1) * each).take_while(|_| Instant::now() < until) {
                 done += 1;
-                execute_one(&pool, &persister, number, &event).await.expect("executes");
+                let message = handles.then(|| MessageId::new().into());
+                execute_one(&pool, &persister, number, message, &event).await.expect("executes");
             }
             done
         }
@@ -132,13 +139,14 @@ async fn execute_one<DB: Backend>(
     pool: &Pool<DB>,
     persister: &Persister<DB>,
     number: u32,
+    message: Option<Inbound>,
     event: &OrderEvent,
 ) -> Result<u32, Error> {
     let id = instance(number);
     let decide = |unit: &mut sagastore::UnitOfWork<'_, Order>| unit.publish(event.clone()).map(drop);
-    match persister.execute(pool, &Order, &id, None, decide).await? {
+    match persister.execute(pool, &Order, &id, message, decide).await? {
         Executed::Done { conflicts, .. } => Ok(conflicts),
-        Executed::AlreadyHandled(_) => unreachable!("no message was named"),
+        Executed::AlreadyHandled(_) => unreachable!("each message is new"),
     }
 }
 
@@ -184,6 +192,17 @@ fn event() -> OrderEvent {
 }
 
 impl Units {
+    fn beside_append<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
+        let (pool, persister) = (bed.pool(), Persister::<B::Driver>::new());
+        let mut ends = runtime.block_on(Ends::start(bed));
+        runtime.block_on(tailed::rewind(bed));
+        let mut sides = [
+            Rated::new("library", || runtime.block_on(execute(pool, &persister, MOST_CLIENTS, true))),
+            Rated::new("append alone", || runtime.block_on(ends.append(pool, MOST_CLIENTS, 1))),
+        ];
+        self.beside_append.compare_warm(&format!("1 event, {MOST_CLIENTS} clients"), B::NAME, &mut sides);
+    }
+
     fn contended<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
         let persister = Persister::<B::Driver>::new().with_snapshot_frequency(SnapshotFrequency::every(TAIL.into()));
         runtime.block_on(tailed::rewind(bed));
@@ -204,7 +223,7 @@ async fn contend<DB: Backend>(pool: &Pool<DB>, persister: &Persister<DB>, shared
             let mut tries = Tries::default();
             while Instant::now() < until {
                 let start = Instant::now();
-                match execute_one(&pool, &persister, random.u32(0..shared), &event).await {
+                match execute_one(&pool, &persister, random.u32(0..shared), None, &event).await {
                     Ok(conflicts) => tries.done(start.elapsed(), conflicts),
                     Err(Error::Conflict { .. } | Error::Contention { .. }) => tries.given_up(),
                     Err(error) => panic!("{error}"),
@@ -224,6 +243,8 @@ fn main() {
         )
         .with_rounds(ROUNDS),
         grouped: Rates::new("The same on SQLite with group commit").with_rounds(ROUNDS),
+        beside_append: Rates::new("Whole units of work that handle a message, per second, beside the append alone")
+            .with_rounds(ROUNDS),
         contention: Contention::default(),
         verdicts: Verdicts::default(),
     };
@@ -235,6 +256,7 @@ fn main() {
     });
     units.whole.print();
     units.grouped.print();
+    units.beside_append.print();
     units.contention.print();
     units.verdicts.print();
 }

@@ -12,6 +12,12 @@ use sqlx::Pool;
 use super::backlog::{Counter, CounterEvent};
 use super::bed::Bed;
 use super::clients::{end_of_run, per_second, share, together};
+use super::side::is_measuring;
+
+/// Streams to append to; more than a run has time for.
+const STREAMS: u32 = 1_600;
+/// If nothing is measured.
+const FEW_STREAMS: u32 = 64;
 
 /// A stream and where it ends, as a load would have told.
 #[derive(Clone)]
@@ -26,12 +32,12 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// Starts so many streams.
-    pub(crate) async fn start<B: Bed>(bed: &B, count: u32) -> Self {
+    /// Starts the streams.
+    pub(crate) async fn start<B: Bed>(bed: &B) -> Self {
         let persister = Persister::<B::Driver>::new();
         let mut tx = persister.begin(bed.pool()).await.expect("begins");
         let mut ends = Vec::new();
-        for number in 0..count {
+        for number in 0..if is_measuring() { STREAMS } else { FEW_STREAMS } {
             let id = InstanceId::new(format!("appended-{number}")).expect("valid");
             let mut unit = persister.begin_unit_of_work(&Counter, &mut tx, Outbox, &id).await.expect("loads");
             unit.publish(CounterEvent::counted(0)).expect("publishes");

@@ -11,7 +11,16 @@ pub(crate) struct Measured {
 
 impl Measured {
     /// Lets the sides take turns: A B C, A B C, … so that a noisy neighbour disturbs all alike.
-    pub(crate) fn in_rounds(rounds: usize, sides: usize, mut run: impl FnMut(usize) -> f64) -> Self {
+    /// Says first what it is about: a whole run takes minutes.
+    pub(crate) fn in_rounds(
+        (what, database): (&str, &str),
+        rounds: usize,
+        sides: usize,
+        mut run: impl FnMut(usize) -> f64,
+    ) -> Self {
+        if is_measuring() {
+            println!("{database}: {what}");
+        }
         let mut figures = vec![Vec::new(); sides];
         for _ in 0..if is_measuring() { rounds } else { 1 } {
             for (side, figures) in figures.iter_mut().enumerate() {

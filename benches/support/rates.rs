@@ -41,7 +41,7 @@ impl Rates {
         if self.head.is_empty() {
             self.head = sides.iter().map(|side| side.name).collect();
         }
-        let measured = Measured::in_rounds(self.rounds, sides.len(), |side| (sides[side].run)());
+        let measured = Measured::in_rounds((what, database), self.rounds, sides.len(), |side| (sides[side].run)());
         let yardstick = sides.len() - 1;
         let mut line = format!("| {what} | {database} |");
         for side in 0..yardstick {

@@ -44,7 +44,7 @@ impl Table {
             self.head = sides.iter().map(|side| side.name).collect();
         }
         let times: Vec<u64> = sides.iter_mut().map(times_that_fill_a_round).collect();
-        let measured = Measured::in_rounds(self.rounds, sides.len(), |side| {
+        let measured = Measured::in_rounds((what, database), self.rounds, sides.len(), |side| {
             (sides[side].run)(times[side]).as_secs_f64() / times[side] as f64
         });
         let mut line = format!("| {what} | {database} |");
