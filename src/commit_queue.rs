@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::{Error, Result};
-use crate::message_store::{MessageStore, UnitCommit};
+use crate::message_store::{Head, MessageStore, UnitCommit};
 use crate::owned_commit::OwnedCommit;
 
 /// Most units of work in one group: beyond, the cost of a commit has long been shared, and the first of a
@@ -47,7 +47,7 @@ struct State {
 
 struct Waiting {
     unit: OwnedCommit,
-    answer: oneshot::Sender<Result<bool>>,
+    answer: oneshot::Sender<Result<Option<Head>>>,
     /// Given back when it is answered, also if nobody listens any more.
     _place: Place,
 }
@@ -77,11 +77,16 @@ impl<DB: Database> CommitQueue<DB> {
         place.map(Place).map_err(|_| Error::Closed { doing: DOING })
     }
 
-    /// As [`MessageStore::commit_alone`], together with others.
-    pub(crate) async fn commit(&self, place: Place, conn: PoolConnection<DB>, unit: OwnedCommit) -> Result<bool> {
+    /// As [`MessageStore::commit_alone`], together with others. Who has no connection gets one, if it needs one.
+    pub(crate) async fn commit(
+        &self,
+        place: Place,
+        conn: Option<PoolConnection<DB>>,
+        unit: OwnedCommit,
+    ) -> Result<Option<Head>> {
         match self.come(place, unit) {
             Come::First { unit, _place } => {
-                let turn = Turn { shared: Arc::clone(&self.0), conn: Some(conn) };
+                let turn = Turn { shared: Arc::clone(&self.0), conn };
                 turn.write(&unit).await
             }
             Come::Later(answer) => {
@@ -107,7 +112,7 @@ impl<DB: Database> CommitQueue<DB> {
 /// When a caller comes to the queue.
 enum Come {
     First { unit: Box<OwnedCommit>, _place: Place },
-    Later(oneshot::Receiver<Result<bool>>),
+    Later(oneshot::Receiver<Result<Option<Head>>>),
 }
 
 const STOPPED: &str = "the task that was writing them was stopped";
@@ -159,7 +164,11 @@ struct Turn<DB: Database> {
 }
 
 impl<DB: Database> Turn<DB> {
-    async fn write(mut self, unit: &OwnedCommit) -> Result<bool> {
+    async fn write(mut self, unit: &OwnedCommit) -> Result<Option<Head>> {
+        if self.conn.is_none() {
+            let conn = self.shared.pool.acquire().await;
+            self.conn = Some(conn.map_err(|error| self.shared.store.classify(DOING, error))?);
+        }
         let conn = self.conn.as_mut().expect("BUG: a turn has its connection until it ends");
         let written = self.shared.store.commit_alone(conn, &unit.as_commit()).await;
         if written.is_err() && !is_fit(conn).await {
@@ -189,7 +198,7 @@ impl<DB: Database> Drop for Turn<DB> {
                 let writer = Writer { shared: Arc::clone(shared), conn: Some(conn), done: false };
                 drop(runtime.spawn(writer.run()));
             }
-            _ => shared.turn_away("the connection of the first of them was lost"),
+            _ => shared.turn_away("the first of them has no connection on which to write them"),
         }
     }
 }

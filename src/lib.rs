@@ -16,6 +16,7 @@ mod guarded_connection;
 mod handler;
 mod ids;
 mod inbox;
+mod instance_cache;
 mod limits;
 mod load_answer;
 mod mapper;

@@ -83,13 +83,14 @@ pub trait MessageStore<DB: Database>: Send + Sync {
     ) -> Result<CommitPage>;
 
     /// Writes one unit of work whole, if its stream still ends with the very commit with which it was
-    /// loaded. False means that it does not (or that the message was handled meanwhile), that nothing was
-    /// written, and that the transaction is still usable. A longer stream is not the only way to lose: the
-    /// unit of work may have been loaded in a transaction that wrote to the stream and was rolled back.
+    /// loaded, and gives the head after it, as a load would find it. `None` means that it does not (or that the
+    /// message was handled meanwhile), that nothing was written, and that the transaction is still usable. A
+    /// longer stream is not the only way to lose: the unit of work may have been loaded in a transaction that
+    /// wrote to the stream and was rolled back.
     ///
     /// # Errors
     /// The database's.
-    async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<bool>;
+    async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<Option<Head>>;
 
     /// Makes what the transaction writes depend on a lease; see [`Lease::fence`](crate::lock::lease::Lease::fence).
     ///
@@ -153,10 +154,10 @@ pub trait MessageStore<DB: Database>: Send + Sync {
     ///
     /// # Errors
     /// The database's.
-    async fn commit_alone(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<bool> {
+    async fn commit_alone(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
         let mut tx = self.begin(conn).await?;
         let written = self.commit(&mut tx, unit).await?;
-        let end = if written { tx.commit().await } else { tx.rollback().await };
+        let end = if written.is_some() { tx.commit().await } else { tx.rollback().await };
         end.map_err(|error| self.classify("ending the transaction of a unit of work", error))?;
         Ok(written)
     }
@@ -164,7 +165,7 @@ pub trait MessageStore<DB: Database>: Send + Sync {
     /// As [`commit_alone`](Self::commit_alone) for many units of work, in the fewest transactions. Each is
     /// judged alone, and answered in its place: what one of them meets does nothing to the others. An answer is
     /// given after the commit. By default each is committed by itself.
-    async fn commit_group(&self, conn: &mut DB::Connection, units: &[UnitCommit<'_>]) -> Vec<Result<bool>> {
+    async fn commit_group(&self, conn: &mut DB::Connection, units: &[UnitCommit<'_>]) -> Vec<Result<Option<Head>>> {
         let mut written = Vec::with_capacity(units.len());
         for unit in units {
             written.push(self.commit_alone(conn, unit).await);
@@ -347,6 +348,22 @@ impl UnitCommit<'_> {
     /// [`Error::TooLarge`] at the end of the range.
     pub fn commit_number(&self) -> Result<CommitNumber> {
         self.head.commit_number.checked_add(1)
+    }
+
+    /// The head after it, of a stream with this key, once it is stored with this time and order token.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] at the end of the range.
+    pub fn head_after(&self, key: i64, recorded_at: Timestamp, order_token: i64) -> Result<Head> {
+        Ok(Head {
+            key: Some(key),
+            commit_number: self.commit_number()?,
+            next_offset: self.head.next_offset.checked_add(u64::from(self.encoded.event_count))?,
+            recorded_at,
+            order_token,
+            checksum: self.encoded.checksum,
+            completed: self.completed,
+        })
     }
 
     /// This unit of work completes the instance.

@@ -12,7 +12,7 @@ use crate::stream_name::StreamName;
 /// An event-sourced saga (process manager): its state is what its events make of it.
 pub trait Saga: Send + Sync {
     /// The state of an instance.
-    type Data: Clone + Send + Sync + Serialize + DeserializeOwned;
+    type Data: Clone + Send + Sync + Serialize + DeserializeOwned + 'static;
     /// The events of an instance.
     type Event: Send + Sync + Serialize + DeserializeOwned + MessageType;
 

@@ -11,7 +11,7 @@ use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
 use crate::lock::Fence;
 use crate::lock::tables::LeaseTables;
-use crate::message_store::{CommitPage, LoadRequest, Loaded, MessageStore, PAGE_COMMITS, UnitCommit};
+use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, MessageStore, PAGE_COMMITS, UnitCommit};
 use crate::saga::SagaStream;
 use crate::stream_name::StreamName;
 use crate::timeout::{self, PendingTimeout, TimeoutChange, TimeoutStats, TimeoutTables};
@@ -57,14 +57,15 @@ pub trait StreamTables<DB: Database>: LeaseTables<DB> + TimeoutTables<DB> {
 
     async fn load(&self, conn: &mut DB::Connection, request: &LoadRequest<'_>) -> Result<Loaded>;
 
-    async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<bool>;
+    /// Writes a unit of work: in a transaction, unless it is one statement.
+    async fn commit(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<Option<Head>>;
 
-    /// Writes the unit of work without a transaction around it, where one statement does; `None` where not.
-    async fn commit_in_one_statement(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<Option<bool>>;
+    /// One statement writes the unit of work, so that it needs no transaction.
+    fn is_one_statement(&self, unit: &UnitCommit<'_>) -> bool;
 
     /// Writes units of work in fewer transactions than there are units; `None` where that gains nothing, or
     /// where one of them would harm the others: nothing is written then.
-    async fn commit_together(&self, _: &mut DB::Connection, _: &[UnitCommit<'_>]) -> Option<Vec<Result<bool>>> {
+    async fn commit_together(&self, _: &mut DB::Connection, _: &[UnitCommit<'_>]) -> Option<Vec<Result<Option<Head>>>> {
         None
     }
 
@@ -156,7 +157,7 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
         self.commits(conn, stream, after.checked_add(1)?, PAGE_COMMITS).await
     }
 
-    async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<bool> {
+    async fn commit(&self, tx: &mut Transaction<'_, DB>, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
         StreamTables::commit(self, tx, unit).await
     }
 
@@ -188,18 +189,18 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
         self.move_due(tx, ALL_PARTITIONS, limit).await
     }
 
-    async fn commit_alone(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<bool> {
-        if let Some(written) = self.commit_in_one_statement(conn, unit).await? {
-            return Ok(written);
+    async fn commit_alone(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
+        if self.is_one_statement(unit) {
+            return StreamTables::commit(self, conn, unit).await;
         }
         let mut tx = MessageStore::begin(self, conn).await?;
         let written = StreamTables::commit(self, &mut tx, unit).await?;
-        let end = if written { tx.commit().await } else { tx.rollback().await };
+        let end = if written.is_some() { tx.commit().await } else { tx.rollback().await };
         end.map_err(|error| StreamTables::classify(self, "ending the transaction of a unit of work", error))?;
         Ok(written)
     }
 
-    async fn commit_group(&self, conn: &mut DB::Connection, units: &[UnitCommit<'_>]) -> Vec<Result<bool>> {
+    async fn commit_group(&self, conn: &mut DB::Connection, units: &[UnitCommit<'_>]) -> Vec<Result<Option<Head>>> {
         if let Some(written) = self.commit_together(conn, units).await {
             return written;
         }

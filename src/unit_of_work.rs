@@ -34,7 +34,10 @@ pub struct UnitOfWork<'s, S: Saga, T = Outbox> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadReport {
-    /// The revision of the snapshot that was used; `None` if none was.
+    /// The instance was still in memory, and nothing was read.
+    pub cached: bool,
+    /// The revision of the snapshot that was used; `None` if none was. Of an instance that was in memory, the newest
+    /// snapshot that was used or taken meanwhile.
     pub snapshot: Option<Revision>,
     /// Why a snapshot that was there was not used.
     pub ignored_snapshot: Option<SnapshotFault>,
@@ -56,6 +59,20 @@ pub enum SnapshotFault {
     NotInStream,
     /// No codec reads it.
     Undecodable,
+}
+
+impl<'s, S: Saga, T> UnitOfWork<'s, S, T> {
+    pub(crate) fn new(
+        saga: &'s S,
+        stream: SagaStream,
+        instance: Instance<S::Data>,
+        head: Head,
+        recorder: Recorder<T>,
+        report: LoadReport,
+    ) -> Self {
+        let (fences, timeouts) = (Vec::new(), Vec::new());
+        Self { saga, stream, instance, head, recorder, completing: false, fences, timeouts, report }
+    }
 }
 
 impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {

@@ -5,12 +5,15 @@ use sqlx::MySqlConnection;
 use super::append::ensure_stream;
 use super::{MySqlStore, classify, global_order, is_duplicate, snapshot};
 use crate::error::{Error, Result};
-use crate::message_store::{SnapshotChange, UnitCommit};
+use crate::message_store::{Head, SnapshotChange, UnitCommit};
+use crate::timestamp::Timestamp;
 
-pub(super) async fn commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<bool> {
-    if !insert_commit(store, conn, unit).await? {
-        return Ok(false);
-    }
+pub(super) async fn commit(
+    store: &MySqlStore,
+    conn: &mut MySqlConnection,
+    unit: &UnitCommit<'_>,
+) -> Result<Option<Head>> {
+    let Some(head) = insert_commit(store, conn, unit).await? else { return Ok(None) };
     if unit.completes() {
         mark_completed(conn, unit).await?;
     }
@@ -26,20 +29,16 @@ pub(super) async fn commit(store: &MySqlStore, conn: &mut MySqlConnection, unit:
         },
         SnapshotChange::Delete => snapshot::delete(conn, &unit.stream.name).await.map(drop)?,
     }
-    Ok(true)
+    Ok(Some(head))
 }
 
-pub(super) async fn commit_in_one_statement(
-    store: &MySqlStore,
-    conn: &mut MySqlConnection,
-    unit: &UnitCommit<'_>,
-) -> Result<Option<bool>> {
+/// It adds a commit to a stream that is there, and changes nothing else.
+pub(super) fn is_one_statement(store: &MySqlStore, unit: &UnitCommit<'_>) -> bool {
     let known = !unit.head.is_at_start() && !store.globally_ordered;
-    let one = known && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
-    if one { insert_commit(store, conn, unit).await.map(Some) } else { Ok(None) }
+    known && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None)
 }
 
-async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<bool> {
+async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
     let doing = "saving a unit of work";
     let number = unit.commit_number()?.to_i64();
     store.check_write(conn, unit.encoded.body.len().saturating_add(unit.encoded.contents.len())).await?;
@@ -50,18 +49,19 @@ async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &Un
             ensured.map_err(|error| classify(doing, error))?
         }
     };
-    match insert(conn, unit, key, number).await {
-        Ok(true) => {}
-        Ok(false) => return Ok(false),
-        Err(error) if is_duplicate(&error) => return Ok(false),
+    let recorded_at = match insert(conn, unit, key, number).await {
+        Ok(Some(recorded_at)) => recorded_at,
+        Ok(None) => return Ok(None),
+        Err(error) if is_duplicate(&error) => return Ok(None),
         Err(error) => return Err(classify(doing, error)),
-    }
+    };
     global_order::place(store, conn, key, number).await?;
-    Ok(true)
+    unit.head_after(key, Timestamp::from_micros(recorded_at), 0).map(Some)
 }
 
-/// Fails with a duplicate key if another writer was faster, or the message was handled meanwhile.
-async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<bool> {
+/// Gives the time of the commit, which the server answers where it would the key of a numbered row. Fails with a
+/// duplicate key if another writer was faster, or the message was handled meanwhile.
+async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<Option<i64>> {
     let head = unit.head;
     let inserted = sqlx::query(
         "INSERT INTO saga_commit (
@@ -90,7 +90,7 @@ async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, num
             ?,
             ?,
             ?,
-            clock.now,
+            LAST_INSERT_ID(clock.now),
             CASE WHEN ? THEN clock.now END,
             ?,
             ?,
@@ -129,7 +129,10 @@ async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, num
     .bind(head.checksum)
     .execute(conn)
     .await?;
-    Ok(inserted.rows_affected() == 1)
+    if inserted.rows_affected() == 0 {
+        return Ok(None);
+    }
+    i64::try_from(inserted.last_insert_id()).map(Some).map_err(|fault| sqlx::Error::Decode(fault.into()))
 }
 
 async fn mark_completed(conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<()> {

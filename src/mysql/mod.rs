@@ -11,7 +11,7 @@ use crate::commit::EncodedCommit;
 use crate::error::{Error, Fault, Result, from_driver};
 use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
-use crate::message_store::{CommitPage, LoadRequest, Loaded, UnitCommit};
+use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, UnitCommit};
 use crate::stream_name::StreamName;
 use crate::streams::StreamTables;
 
@@ -185,12 +185,12 @@ impl StreamTables<MySql> for MySqlStore {
         load::load(conn, request).await
     }
 
-    async fn commit(&self, tx: &mut Transaction<'_, MySql>, unit: &UnitCommit<'_>) -> Result<bool> {
-        commit::commit(self, tx, unit).await
+    async fn commit(&self, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
+        commit::commit(self, conn, unit).await
     }
 
-    async fn commit_in_one_statement(&self, conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<Option<bool>> {
-        commit::commit_in_one_statement(self, conn, unit).await
+    fn is_one_statement(&self, unit: &UnitCommit<'_>) -> bool {
+        commit::is_one_statement(self, unit)
     }
 
     fn begin_statement(&self) -> Option<&'static str> {

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use sqlx::{Database, Pool};
 
-use super::group::Call;
+use super::save::Ended;
 use super::{Attempt, Begun, Finished, Persister, telemetry};
 use crate::envelope::Inbound;
 use crate::error::Error;
@@ -37,6 +37,16 @@ impl<R> Executed<R> {
         matches!(self, Self::AlreadyHandled(_))
     }
 }
+
+/// One try of a unit of work: its number, and who comes with what.
+pub(super) struct Call<'a, DB: Database> {
+    pub(super) pool: &'a Pool<DB>,
+    pub(super) id: &'a InstanceId,
+    pub(super) message: Option<Inbound>,
+    pub(super) conflicts: u32,
+}
+
+pub(super) const TAKING: &str = "taking a connection for a unit of work";
 
 pub(super) enum Tried<R> {
     Ended(Executed<R>),
@@ -92,11 +102,15 @@ impl<DB: Database> Persister<DB> {
         E: From<Error>,
         F: FnMut(&mut UnitOfWork<'_, S>) -> Result<R, E>,
     {
-        if let Some(queue) = &self.queue {
-            return self.try_in_group(queue, Call { pool, id, message, conflicts }, saga, decide).await;
+        let call = Call { pool, id, message, conflicts };
+        if let Some(tried) = self.try_cached(&call, saga, decide).await? {
+            return Ok(tried);
         }
-        let mut conn = GuardedConnection::take(pool, self.store(), "taking a connection for a unit of work").await?;
-        let tried = self.try_on(&mut conn, saga, id, message, decide, conflicts).await;
+        if let Some(queue) = &self.queue {
+            return self.try_in_group(queue, &call, saga, decide).await;
+        }
+        let mut conn = GuardedConnection::take(pool, self.store(), TAKING).await?;
+        let tried = self.try_on(&mut conn, &call, saga, decide).await;
         conn.release();
         tried
     }
@@ -104,37 +118,40 @@ impl<DB: Database> Persister<DB> {
     async fn try_on<S, R, E, F>(
         &self,
         conn: &mut DB::Connection,
+        call: &Call<'_, DB>,
         saga: &S,
-        id: &InstanceId,
-        message: Option<Inbound>,
         decide: &mut F,
-        conflicts: u32,
     ) -> Result<Tried<R>, E>
     where
         S: Saga,
         E: From<Error>,
         F: FnMut(&mut UnitOfWork<'_, S>) -> Result<R, E>,
     {
-        let mut unit = match self.load(saga, conn, Outbox, id, message).await {
+        let mut unit = match self.load(saga, conn, Outbox, call.id, call.message).await {
             Ok(Begun::Unit(unit)) => unit,
             Ok(Begun::AlreadyHandled(handled)) => return Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
             Err(error) => return lost_or(error),
         };
         let value = decide(&mut unit)?;
-        let saved = self.save_alone(conn, &unit).await;
-        self.tried(value, saved, conflicts)
+        let ended = self.save_alone(conn, &unit).await;
+        self.tried(call, unit, value, ended)
     }
 
-    pub(super) fn tried<R, E: From<Error>>(
+    pub(super) fn tried<S: Saga, R, E: From<Error>>(
         &self,
+        call: &Call<'_, DB>,
+        unit: UnitOfWork<'_, S>,
         value: R,
-        saved: Result<Saved, Error>,
-        conflicts: u32,
+        ended: Result<Ended, Error>,
     ) -> Result<Tried<R>, E> {
-        match saved {
-            Ok(Saved::AlreadyHandled(handled)) => Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
-            Ok(saved) => Ok(Tried::Ended(self.done(value, saved, conflicts))),
-            Err(error) => lost_or(error),
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => return lost_or(error),
+        };
+        self.keep(call.pool, unit, &ended);
+        match ended.saved {
+            Saved::AlreadyHandled(handled) => Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
+            saved => Ok(Tried::Ended(self.done(value, saved, call.conflicts))),
         }
     }
 

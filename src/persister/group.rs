@@ -2,33 +2,23 @@
 
 use sqlx::{Database, Pool};
 
-use super::execute::{Tried, lost_or};
-use super::save::Prepared;
+use super::execute::{Call, TAKING, Tried, lost_or};
+use super::save::{Ended, Prepared};
 use super::{Begun, Executed, Persister, telemetry};
 use crate::commit_queue::CommitQueue;
-use crate::envelope::Inbound;
 use crate::error::{Error, Result};
-use crate::ids::InstanceId;
 use crate::message_store::SnapshotChange;
 use crate::owned_commit::{OwnedChange, OwnedCommit};
 use crate::recorder::Outbox;
 use crate::saga::Saga;
 use crate::unit_of_work::{Saved, UnitOfWork};
 
-/// One try of a unit of work: its number, and who comes with what.
-pub(super) struct Call<'a, DB: Database> {
-    pub(super) pool: &'a Pool<DB>,
-    pub(super) id: &'a InstanceId,
-    pub(super) message: Option<Inbound>,
-    pub(super) conflicts: u32,
-}
-
 impl<DB: Database> Persister<DB> {
     /// As without a queue, but the last step waits for others who come meanwhile.
     pub(super) async fn try_in_group<S, R, E, F>(
         &self,
         queue: &CommitQueue<DB>,
-        call: Call<'_, DB>,
+        call: &Call<'_, DB>,
         saga: &S,
         decide: &mut F,
     ) -> Result<Tried<R>, E>
@@ -39,7 +29,7 @@ impl<DB: Database> Persister<DB> {
     {
         let place = queue.place(call.pool).await?;
         let conn = call.pool.acquire().await;
-        let mut conn = conn.map_err(self.classify("taking a connection for a unit of work"))?;
+        let mut conn = conn.map_err(self.classify(TAKING))?;
         let mut unit = match self.load(saga, &mut conn, Outbox, call.id, call.message).await {
             Ok(Begun::Unit(unit)) => unit,
             Ok(Begun::AlreadyHandled(handled)) => return Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
@@ -48,18 +38,20 @@ impl<DB: Database> Persister<DB> {
         let value = decide(&mut unit)?;
         let save = async {
             let prepared = self.prepare(&unit)?;
-            if prepared.unchanged || self.has_separate_parts(&unit, &prepared) || !unit.fences.is_empty() {
+            if prepared.unchanged || self.is_alone(&unit, &prepared) {
                 return self.save_prepared(&mut conn, &unit, &prepared).await;
             }
-            let commit = self.owned_commit(&unit, prepared);
-            let written = queue.commit(place, conn, commit).await;
-            self.outcome_in_group(call.pool, &unit, written).await
+            let taken = prepared.taken();
+            match queue.commit(place, Some(conn), self.owned_commit(&unit, prepared)).await? {
+                Some(head) => Ok(Ended::changed(&unit, head, taken)),
+                None => self.lost_in_group(call.pool, &unit).await.map(Ended::without_head),
+            }
         };
-        let saved = telemetry::saving(&unit.stream, unit.recorded().len(), save).await;
-        self.tried(value, saved, call.conflicts)
+        let ended = telemetry::saving(&unit.stream, unit.recorded().len(), save).await;
+        self.tried(call, unit, value, ended)
     }
 
-    fn owned_commit<S: Saga>(&self, unit: &UnitOfWork<'_, S>, prepared: Prepared) -> OwnedCommit {
+    pub(super) fn owned_commit<S: Saga>(&self, unit: &UnitOfWork<'_, S>, prepared: Prepared) -> OwnedCommit {
         let commit = self.as_commit(unit, &prepared);
         let (handled, completed, deliver) = (commit.handled, commit.completed, commit.deliver);
         let kept = match commit.snapshots {
@@ -77,17 +69,9 @@ impl<DB: Database> Persister<DB> {
     }
 
     /// Only who lost needs a connection again, to find out to whom.
-    async fn outcome_in_group<S: Saga>(
-        &self,
-        pool: &Pool<DB>,
-        unit: &UnitOfWork<'_, S>,
-        written: Result<bool>,
-    ) -> Result<Saved> {
-        if written? {
-            return Ok(Saved::Changed { revision: unit.instance.revision });
-        }
+    async fn lost_in_group<S: Saga>(&self, pool: &Pool<DB>, unit: &UnitOfWork<'_, S>) -> Result<Saved> {
         let conn = pool.acquire().await;
         let mut conn = conn.map_err(self.classify("taking a connection to see who was faster"))?;
-        self.outcome(&mut conn, unit, false).await
+        self.lost(&mut conn, unit).await
     }
 }

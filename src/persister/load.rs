@@ -67,17 +67,7 @@ impl<DB: Database> Persister<DB> {
         }
         let Replay { instance, head, mut report, .. } = replay;
         report.ignored_snapshot = ignored;
-        Ok(Begun::Unit(UnitOfWork {
-            saga,
-            stream,
-            instance,
-            head,
-            recorder,
-            completing: false,
-            fences: Vec::new(),
-            timeouts: Vec::new(),
-            report,
-        }))
+        Ok(Begun::Unit(UnitOfWork::new(saga, stream, instance, head, recorder, report)))
     }
 
     /// Finds the first page to replay, and where to begin: at a snapshot that can be used, or at zero.

@@ -10,6 +10,7 @@ use crate::commit_queue::CommitQueue;
 use crate::envelope::Inbound;
 use crate::error::{Error, Result};
 use crate::ids::InstanceId;
+use crate::instance_cache::InstanceCache;
 use crate::limits::Limits;
 use crate::message_store::MessageStore;
 use crate::outbox::OutboxRepository;
@@ -21,6 +22,7 @@ use crate::unit_of_work::{Handled, UnitOfWork};
 use crate::waker::OutboxWaker;
 
 mod attempt;
+mod cached;
 mod execute;
 mod group;
 pub(crate) mod load;
@@ -48,6 +50,8 @@ pub struct Persister<DB: Database> {
     waker: Option<OutboxWaker>,
     /// Where units of work in transactions of the library's own wait for each other.
     queue: Option<CommitQueue<DB>>,
+    /// Where instances are kept between units of work.
+    cache: Option<InstanceCache<DB>>,
 }
 
 /// Who keeps the snapshots.
@@ -73,6 +77,7 @@ impl<DB: Database> Clone for Persister<DB> {
             codecs: self.codecs.clone(),
             waker: self.waker.clone(),
             queue: self.queue.clone(),
+            cache: self.cache.clone(),
             ..*self
         }
     }
@@ -107,6 +112,7 @@ impl<DB: Database> Persister<DB> {
             retry: ConflictRetry::default(),
             waker: None,
             queue: None,
+            cache: None,
         }
     }
 
@@ -174,6 +180,24 @@ impl<DB: Database> Persister<DB> {
     #[must_use]
     pub fn with_waker(mut self, waker: OutboxWaker) -> Self {
         self.waker = Some(waker);
+        self
+    }
+
+    /// Keeps up to `capacity` instances in memory, so that a unit of work of [`execute`](Self::execute) on one of them
+    /// reads nothing: it is decided on what is in memory, and saved only if the stream still ends there. This
+    /// persister and its clones share what they keep, for this pool and its clones only; on another pool nothing is kept.
+    ///
+    /// Results are the same as without. Other processes may write meanwhile: what was decided on an instance counts
+    /// only if it could be saved. Otherwise, also if nothing was to be saved or `decide` gave an error, the instance is
+    /// loaded and `decide` runs once more, which counts as no lost try. Nothing is kept of completed instances, and
+    /// what is saved in other ways than by `execute` takes its instance out.
+    ///
+    /// The memory is that of the states: choose the capacity by their size. The state in memory is the one that
+    /// [`apply_event`](Saga::apply_event) made when the events were published, so an event must come
+    /// back from its codec as it was published (the test kit, feature `testkit`, checks that).
+    #[must_use]
+    pub fn with_instance_cache(mut self, pool: &Pool<DB>, capacity: usize) -> Self {
+        self.cache = Some(InstanceCache::new(pool.clone(), capacity));
         self
     }
 

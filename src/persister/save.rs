@@ -10,7 +10,7 @@ use crate::commit::EncodedCommit;
 use crate::error::{Error, Result};
 use crate::ids::{CommitNumber, Revision};
 use crate::limits::Limits;
-use crate::message_store::{LoadFrom, LoadRequest, SnapshotChange, UnitCommit};
+use crate::message_store::{Head, LoadFrom, LoadRequest, SnapshotChange, UnitCommit};
 use crate::outbox::{NewOutboxRecord, OutboxRepository};
 use crate::recorder::Sender;
 use crate::saga::Saga;
@@ -25,6 +25,42 @@ pub(super) struct Prepared {
     completed: bool,
     timeouts: TimeoutPlan,
     pub(super) unchanged: bool,
+}
+
+impl Prepared {
+    /// The revision of the snapshot that is taken.
+    pub(super) fn taken(&self) -> Option<Revision> {
+        self.snapshot.as_ref().map(|snapshot| snapshot.revision)
+    }
+}
+
+/// What saving came to, and what is known of the instance after it.
+pub(super) struct Ended {
+    pub(super) saved: Saved,
+    /// Where its stream ends; `None` if that is not known.
+    pub(super) head: Option<Head>,
+    /// Its newest snapshot.
+    pub(super) snapshot: Option<Revision>,
+}
+
+impl Ended {
+    pub(super) fn changed<S: Saga, T: Sender>(
+        unit: &UnitOfWork<'_, S, T>,
+        head: Head,
+        taken: Option<Revision>,
+    ) -> Self {
+        let saved = Saved::Changed { revision: unit.instance.revision };
+        Self { saved, head: Some(head), snapshot: taken.or(unit.report.snapshot) }
+    }
+
+    fn unchanged<S: Saga, T: Sender>(unit: &UnitOfWork<'_, S, T>) -> Self {
+        let saved = Saved::Unchanged { revision: unit.instance.revision };
+        Self { saved, head: Some(unit.head), snapshot: unit.report.snapshot }
+    }
+
+    pub(super) fn without_head(saved: Saved) -> Self {
+        Self { saved, head: None, snapshot: None }
+    }
 }
 
 /// What is to be done to the instance's timeouts.
@@ -55,6 +91,9 @@ impl<DB: Database> Persister<DB> {
         tx: &mut Transaction<'_, DB>,
         unit: UnitOfWork<'_, S, T>,
     ) -> Result<Saved> {
+        if let Some(cache) = &self.cache {
+            cache.forget(&unit.stream.name);
+        }
         telemetry::saving(&unit.stream, unit.recorded().len(), self.save_within(tx, &unit)).await
     }
 
@@ -75,7 +114,10 @@ impl<DB: Database> Persister<DB> {
         } else {
             self.store.commit(tx, &self.as_commit(unit, &prepared)).await?
         };
-        self.outcome(tx, unit, written).await
+        match written {
+            Some(_) => Ok(Saved::Changed { revision: unit.instance.revision }),
+            None => self.lost(tx, unit).await,
+        }
     }
 
     /// As [`save`](Self::save), and completes the instance: its snapshots are deleted, it takes no
@@ -97,7 +139,7 @@ impl<DB: Database> Persister<DB> {
         &self,
         conn: &mut DB::Connection,
         unit: &UnitOfWork<'_, S, T>,
-    ) -> Result<Saved> {
+    ) -> Result<Ended> {
         let save = async { self.save_prepared(conn, unit, &self.prepare(unit)?).await };
         telemetry::saving(&unit.stream, unit.recorded().len(), save).await
     }
@@ -107,18 +149,34 @@ impl<DB: Database> Persister<DB> {
         conn: &mut DB::Connection,
         unit: &UnitOfWork<'_, S, T>,
         prepared: &Prepared,
-    ) -> Result<Saved> {
+    ) -> Result<Ended> {
         if prepared.unchanged {
-            return Ok(Saved::Unchanged { revision: unit.instance.revision });
+            return Ok(Ended::unchanged(unit));
         }
-        let written = if self.has_separate_parts(unit, prepared) || !unit.fences.is_empty() {
-            let mut tx = self.store.begin(conn).await?;
-            self.hold_fences(&mut tx, unit).await?;
-            self.commit_in_parts(tx, unit, prepared).await?
-        } else {
-            self.store.commit_alone(conn, &self.as_commit(unit, prepared)).await?
-        };
-        self.outcome(conn, unit, written).await
+        match self.write_alone(conn, unit, prepared).await? {
+            Some(head) => Ok(Ended::changed(unit, head, prepared.taken())),
+            None => self.lost(conn, unit).await.map(Ended::without_head),
+        }
+    }
+
+    /// `None` if the race was lost.
+    pub(super) async fn write_alone<S: Saga, T: Sender>(
+        &self,
+        conn: &mut DB::Connection,
+        unit: &UnitOfWork<'_, S, T>,
+        prepared: &Prepared,
+    ) -> Result<Option<Head>> {
+        if !self.is_alone(unit, prepared) {
+            return self.store.commit_alone(conn, &self.as_commit(unit, prepared)).await;
+        }
+        let mut tx = self.store.begin(conn).await?;
+        self.hold_fences(&mut tx, unit).await?;
+        self.commit_in_parts(tx, unit, prepared).await
+    }
+
+    /// It needs a transaction of its own, with more in it than the message store's commit.
+    pub(super) fn is_alone<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>, prepared: &Prepared) -> bool {
+        self.has_separate_parts(unit, prepared) || !unit.fences.is_empty()
     }
 
     pub(super) fn prepare<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>) -> Result<Prepared> {
@@ -199,11 +257,7 @@ impl<DB: Database> Persister<DB> {
         }
     }
 
-    pub(super) fn has_separate_parts<S: Saga, T: Sender>(
-        &self,
-        unit: &UnitOfWork<'_, S, T>,
-        prepared: &Prepared,
-    ) -> bool {
+    fn has_separate_parts<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>, prepared: &Prepared) -> bool {
         let snapshots = matches!(self.snapshots, Snapshots::Separate(_));
         snapshots && (prepared.snapshot.is_some() || prepared.completed)
             || prepared.timeouts != TimeoutPlan::None
@@ -238,9 +292,9 @@ impl<DB: Database> Persister<DB> {
         mut tx: Transaction<'_, DB>,
         unit: &UnitOfWork<'_, S, T>,
         prepared: &Prepared,
-    ) -> Result<bool> {
+    ) -> Result<Option<Head>> {
         let written = self.store.commit(&mut tx, &self.as_commit(unit, prepared)).await?;
-        if written {
+        if written.is_some() {
             self.save_separate_parts(&mut tx, unit, prepared).await?;
         }
         tx.commit().await.map_err(self.classify("committing a unit of work"))?;
@@ -279,16 +333,12 @@ impl<DB: Database> Persister<DB> {
         Ok(())
     }
 
-    /// Tells what a write came to. A lost race may also mean that the same message was faster.
-    pub(super) async fn outcome<S: Saga, T: Sender>(
+    /// Tells to whom a race was lost: also the same message may have been faster.
+    pub(super) async fn lost<S: Saga, T: Sender>(
         &self,
         conn: &mut DB::Connection,
         unit: &UnitOfWork<'_, S, T>,
-        written: bool,
     ) -> Result<Saved> {
-        if written {
-            return Ok(Saved::Changed { revision: unit.instance.revision });
-        }
         let stream = &unit.stream;
         if let Some(inbound) = unit.recorder.inbound() {
             let handled = Some(inbound.message_id);

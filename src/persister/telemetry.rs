@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tracing::{Instrument, Span};
 
+use super::save::Ended;
 use crate::error::{Error, Result};
 use crate::saga::SagaStream;
 #[cfg(feature = "metrics")]
@@ -20,20 +21,43 @@ pub(super) fn load_span(stream: &SagaStream) -> Span {
 }
 
 /// Saves a unit of work under observation.
-pub(super) async fn saving(
+pub(super) async fn saving<T: Outcome>(
     stream: &SagaStream,
     messages: usize,
-    save: impl Future<Output = Result<Saved>>,
-) -> Result<Saved> {
+    save: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let (saga, instance) = (stream.persistence_key.as_str(), stream.instance_id.as_str());
     let span = tracing::debug_span!(target: "sagastore", "saga.save", saga, instance, messages);
     let watch = Watch::start();
     let observed = async {
         let saved = save.await;
-        watch.saved(stream, &saved);
+        watch.saved(stream, saved.as_ref().map(Outcome::saved));
         saved
     };
     observed.instrument(span).await
+}
+
+/// What saving came to; `None` if it is to be done again from a load.
+pub(super) trait Outcome {
+    fn saved(&self) -> Option<&Saved>;
+}
+
+impl Outcome for Saved {
+    fn saved(&self) -> Option<&Saved> {
+        Some(self)
+    }
+}
+
+impl Outcome for Ended {
+    fn saved(&self) -> Option<&Saved> {
+        Some(&self.saved)
+    }
+}
+
+impl Outcome for Option<Ended> {
+    fn saved(&self) -> Option<&Saved> {
+        self.as_ref().map(|ended| &ended.saved)
+    }
 }
 
 /// Measures how long a step of a saga takes.
@@ -53,7 +77,7 @@ impl Watch {
     /// An instance was loaded.
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
     pub(super) fn loaded(self, stream: &SagaStream, report: &LoadReport) {
-        let LoadReport { replayed_events, replayed_commits, snapshot, ignored_snapshot } = *report;
+        let LoadReport { replayed_events, replayed_commits, snapshot, ignored_snapshot, .. } = *report;
         #[cfg(feature = "metrics")]
         {
             let saga = stream.persistence_key.clone();
@@ -79,21 +103,22 @@ impl Watch {
 
     /// A unit of work was saved, or was not.
     #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
-    fn saved(self, stream: &SagaStream, saved: &Result<Saved>) {
+    fn saved(self, stream: &SagaStream, saved: Result<Option<&Saved>, &Error>) {
         #[cfg(feature = "metrics")]
         {
             let saga = stream.persistence_key.clone();
             let outcome = match saved {
-                Ok(Saved::Changed { .. }) => "changed",
-                Ok(Saved::Unchanged { .. }) => "unchanged",
-                Ok(Saved::AlreadyHandled(_)) => "already_handled",
+                Ok(Some(Saved::Changed { .. })) => "changed",
+                Ok(Some(Saved::Unchanged { .. })) => "unchanged",
+                Ok(Some(Saved::AlreadyHandled(_))) => "already_handled",
+                Ok(None) => "stale",
                 Err(Error::Conflict { .. }) => "conflict",
                 Err(_) => "failed",
             };
             metrics::histogram!("sagastore_save_seconds", "saga" => saga.clone()).record(self.begun.elapsed());
             metrics::counter!("sagastore_units_total", "saga" => saga, "outcome" => outcome).increment(1);
         }
-        if let Ok(saved) = saved {
+        if let Ok(Some(saved)) = saved {
             let (revision, changed) = (saved.revision().get(), saved.is_changed());
             tracing::debug!(name: "saga.saved", target: "sagastore", revision, changed, "a unit of work was saved");
         }
@@ -108,6 +133,17 @@ fn reason(fault: SnapshotFault) -> &'static str {
         SnapshotFault::NotInStream => "not_in_stream",
         SnapshotFault::Undecodable => "undecodable",
     }
+}
+
+/// An instance was looked for in the cache, or what was found there did not count.
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
+pub(super) fn cached(stream: &SagaStream, result: &'static str) {
+    #[cfg(feature = "metrics")]
+    {
+        let saga = stream.persistence_key.clone();
+        metrics::counter!("sagastore_instance_cache_total", "saga" => saga, "result" => result).increment(1);
+    }
+    tracing::trace!(name: "saga.cached", target: "sagastore", result, "an instance was looked for in the cache");
 }
 
 /// A lost race is tried again.

@@ -4,12 +4,11 @@ use sqlx::PgConnection;
 
 use super::{classify, snapshot};
 use crate::error::Result;
-use crate::message_store::{SnapshotChange, UnitCommit};
+use crate::message_store::{Head, SnapshotChange, UnitCommit};
+use crate::timestamp::Timestamp;
 
-pub(super) async fn commit(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<bool> {
-    if !insert_commit(conn, unit).await? {
-        return Ok(false);
-    }
+pub(super) async fn commit(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
+    let Some(head) = insert_commit(conn, unit).await? else { return Ok(None) };
     if unit.completes() {
         mark_completed(conn, unit).await?;
     }
@@ -18,25 +17,36 @@ pub(super) async fn commit(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Re
         SnapshotChange::Save(taken, keep) => snapshot::save(conn, &unit.stream.name, taken, keep).await?,
         SnapshotChange::Delete => snapshot::delete(conn, &unit.stream.name).await.map(drop)?,
     }
-    Ok(true)
+    Ok(Some(head))
 }
 
-pub(super) async fn commit_in_one_statement(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<Option<bool>> {
-    let one = !unit.completes() && matches!(unit.snapshots, SnapshotChange::None);
-    if one { insert_commit(conn, unit).await.map(Some) } else { Ok(None) }
+/// It adds a commit, and changes nothing else but the row of its stream.
+pub(super) fn is_one_statement(unit: &UnitCommit<'_>) -> bool {
+    !unit.completes() && matches!(unit.snapshots, SnapshotChange::None)
 }
 
-async fn insert_commit(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<bool> {
+async fn insert_commit(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
     let number = unit.commit_number()?.to_i64();
     let inserted = match unit.head.key {
         Some(key) => insert(conn, unit, key, number).await,
         None => insert_with_stream(conn, unit, number).await,
     };
-    inserted.map_err(|error| classify("saving a unit of work", error))
+    match inserted.map_err(|error| classify("saving a unit of work", error))? {
+        Some((key, recorded_at, xid)) => unit.head_after(key, Timestamp::from_micros(recorded_at), xid).map(Some),
+        None => Ok(None),
+    }
 }
 
-async fn insert(conn: &mut PgConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<bool> {
-    let written = sqlx::query_scalar::<_, i64>(
+/// The stream's key, and the time and the transaction of the commit.
+type Inserted = (i64, i64, i64);
+
+async fn insert(
+    conn: &mut PgConnection,
+    unit: &UnitCommit<'_>,
+    key: i64,
+    number: i64,
+) -> sqlx::Result<Option<Inserted>> {
+    let written = sqlx::query_as(
         "WITH written AS (
             INSERT INTO saga_commit (
                 stream_id,
@@ -89,7 +99,8 @@ async fn insert(conn: &mut PgConnection, unit: &UnitCommit<'_>, key: i64, number
                 stream_id,
                 commit_no,
                 recorded_at,
-                message_count
+                message_count,
+                xid
         ),
         marked AS (
             INSERT INTO saga_outbox (
@@ -106,7 +117,11 @@ async fn insert(conn: &mut PgConnection, unit: &UnitCommit<'_>, key: i64, number
             FROM written
             WHERE $12
         )
-        SELECT commit_no FROM written",
+        SELECT
+            stream_id,
+            recorded_at,
+            xid
+        FROM written",
     )
     .bind(key)
     .bind(number)
@@ -126,12 +141,16 @@ async fn insert(conn: &mut PgConnection, unit: &UnitCommit<'_>, key: i64, number
     .bind(i64::from(unit.head.checksum))
     .fetch_all(conn)
     .await?;
-    Ok(!written.is_empty())
+    Ok(written.into_iter().next())
 }
 
 /// The same with the stream's row in the statement: of two first writers one finds nothing to insert into.
-async fn insert_with_stream(conn: &mut PgConnection, unit: &UnitCommit<'_>, number: i64) -> sqlx::Result<bool> {
-    let written = sqlx::query_scalar::<_, i64>(
+async fn insert_with_stream(
+    conn: &mut PgConnection,
+    unit: &UnitCommit<'_>,
+    number: i64,
+) -> sqlx::Result<Option<Inserted>> {
+    let written = sqlx::query_as(
         "WITH stream AS (
             INSERT INTO saga_stream (
                 stream_name,
@@ -187,7 +206,8 @@ async fn insert_with_stream(conn: &mut PgConnection, unit: &UnitCommit<'_>, numb
                 stream_id,
                 commit_no,
                 recorded_at,
-                message_count
+                message_count,
+                xid
         ),
         marked AS (
             INSERT INTO saga_outbox (
@@ -204,7 +224,11 @@ async fn insert_with_stream(conn: &mut PgConnection, unit: &UnitCommit<'_>, numb
             FROM written
             WHERE $11
         )
-        SELECT commit_no FROM written",
+        SELECT
+            stream_id,
+            recorded_at,
+            xid
+        FROM written",
     )
     .bind(unit.stream.name.as_str())
     .bind(unit.stream.persistence_key.as_str())
@@ -222,7 +246,7 @@ async fn insert_with_stream(conn: &mut PgConnection, unit: &UnitCommit<'_>, numb
     .bind(unit.encoded.body.as_slice())
     .fetch_all(conn)
     .await?;
-    Ok(!written.is_empty())
+    Ok(written.into_iter().next())
 }
 
 async fn mark_completed(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<()> {

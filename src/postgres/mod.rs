@@ -8,7 +8,7 @@ use crate::commit::EncodedCommit;
 use crate::error::{Error, Fault, Result, from_driver};
 use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
-use crate::message_store::{CommitPage, LoadRequest, Loaded, UnitCommit};
+use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, UnitCommit};
 use crate::stream_name::StreamName;
 use crate::streams::StreamTables;
 
@@ -121,12 +121,12 @@ impl StreamTables<Postgres> for PostgresStore {
         load::load(conn, request).await
     }
 
-    async fn commit(&self, tx: &mut Transaction<'_, Postgres>, unit: &UnitCommit<'_>) -> Result<bool> {
-        commit::commit(tx, unit).await
+    async fn commit(&self, conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
+        commit::commit(conn, unit).await
     }
 
-    async fn commit_in_one_statement(&self, conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result<Option<bool>> {
-        commit::commit_in_one_statement(conn, unit).await
+    fn is_one_statement(&self, unit: &UnitCommit<'_>) -> bool {
+        commit::is_one_statement(unit)
     }
 
     fn begin_statement(&self) -> Option<&'static str> {

@@ -5,12 +5,11 @@ use sqlx::SqliteConnection;
 use super::append::ensure_stream;
 use super::{explain, is_stale_read, snapshot};
 use crate::error::Result;
-use crate::message_store::{SnapshotChange, UnitCommit};
+use crate::message_store::{Head, SnapshotChange, UnitCommit};
+use crate::timestamp::Timestamp;
 
-pub(super) async fn commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<bool> {
-    if !insert_commit(conn, unit).await? {
-        return Ok(false);
-    }
+pub(super) async fn commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
+    let Some(head) = insert_commit(conn, unit).await? else { return Ok(None) };
     if unit.completes() {
         mark_completed(conn, unit).await?;
     }
@@ -19,36 +18,31 @@ pub(super) async fn commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -
         SnapshotChange::Save(taken, keep) => snapshot::save(conn, &unit.stream.name, taken, keep).await?,
         SnapshotChange::Delete => snapshot::delete(conn, &unit.stream.name).await.map(drop)?,
     }
-    Ok(true)
-}
-
-pub(super) async fn commit_in_one_statement(
-    conn: &mut SqliteConnection,
-    unit: &UnitCommit<'_>,
-) -> Result<Option<bool>> {
-    if is_one_row(unit) { insert_commit(conn, unit).await.map(Some) } else { Ok(None) }
+    Ok(Some(head))
 }
 
 /// It adds a commit to a stream that is there, and changes nothing else.
-pub(super) fn is_one_row(unit: &UnitCommit<'_>) -> bool {
+pub(super) fn is_one_statement(unit: &UnitCommit<'_>) -> bool {
     !unit.head.is_at_start() && !unit.completes() && matches!(unit.snapshots, SnapshotChange::None)
 }
 
-async fn insert_commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<bool> {
+async fn insert_commit(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
     let number = unit.commit_number()?.to_i64();
     match insert(conn, unit, number).await {
-        Ok(inserted) => Ok(inserted),
-        Err(error) if is_stale_read(&error) => Ok(false),
+        Ok(Some((key, recorded_at))) => unit.head_after(key, Timestamp::from_micros(recorded_at), 0).map(Some),
+        Ok(None) => Ok(None),
+        Err(error) if is_stale_read(&error) => Ok(None),
         Err(error) => Err(explain(conn, "saving a unit of work", error).await),
     }
 }
 
-async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64) -> sqlx::Result<bool> {
+/// Gives the stream's key and the time of the commit.
+async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64) -> sqlx::Result<Option<(i64, i64)>> {
     let head = unit.head;
     if head.is_at_start() {
         ensure_stream(conn, &unit.stream.name, Some(unit.stream)).await?;
     }
-    let inserted = sqlx::query(
+    let inserted = sqlx::query_as(
         "INSERT INTO saga_commit (
             stream_id,
             commit_no,
@@ -94,7 +88,10 @@ async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64)
                     AND head.recorded_at = ?11
                     AND head.checksum = ?2
             )
-        ON CONFLICT DO NOTHING",
+        ON CONFLICT DO NOTHING
+        RETURNING
+            stream_id,
+            recorded_at",
     )
     .bind(unit.stream.name.as_str())
     .bind((!head.is_at_start()).then_some(head.checksum))
@@ -111,9 +108,10 @@ async fn insert(conn: &mut SqliteConnection, unit: &UnitCommit<'_>, number: i64)
     .bind(unit.encoded.checksum)
     .bind(unit.encoded.contents.as_str())
     .bind(unit.encoded.body.as_slice())
-    .execute(conn)
+    // Not the first row alone: a statement that is left before its end commits unseen.
+    .fetch_all(conn)
     .await?;
-    Ok(inserted.rows_affected() == 1)
+    Ok(inserted.into_iter().next())
 }
 
 async fn mark_completed(conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<()> {

@@ -2,7 +2,8 @@
 
 use sqlx::SqliteConnection;
 
-use crate::message_store::UnitCommit;
+use crate::message_store::{Head, UnitCommit};
+use crate::timestamp::Timestamp;
 
 /// The statement for so many rows. A row whose stream is null is none.
 macro_rules! insert_rows {
@@ -74,7 +75,9 @@ macro_rules! insert_rows {
                 AND head.checksum = unit.head_checksum
             WHERE TRUE
             ON CONFLICT DO NOTHING
-            RETURNING stream_id"
+            RETURNING
+                stream_id,
+                recorded_at"
         )
     };
 }
@@ -111,23 +114,33 @@ pub(super) const MOST_ROWS: usize = 32;
 pub(super) async fn insert(
     conn: &mut SqliteConnection,
     units: &[(usize, &UnitCommit<'_>)],
-    written: &mut [bool],
+    written: &mut [Option<Head>],
 ) -> sqlx::Result<()> {
     for units in units.chunks(MOST_ROWS) {
-        let streams = insert_chunk(conn, units).await?;
+        let inserted = insert_chunk(conn, units).await?;
         for (at, unit) in units {
             if let Some(written) = written.get_mut(*at) {
-                *written = unit.head.key.is_some_and(|key| streams.contains(&key));
+                let inserted = inserted.iter().find(|(key, _)| unit.head.key == Some(*key));
+                *written = inserted.map(|row| head_after(unit, *row)).transpose()?;
             }
         }
     }
     Ok(())
 }
 
-async fn insert_chunk(conn: &mut SqliteConnection, units: &[(usize, &UnitCommit<'_>)]) -> sqlx::Result<Vec<i64>> {
+fn head_after(unit: &UnitCommit<'_>, (key, recorded_at): (i64, i64)) -> sqlx::Result<Head> {
+    let head = unit.head_after(key, Timestamp::from_micros(recorded_at), 0);
+    head.map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Gives the keys of the streams that were written to, and the times of their commits.
+async fn insert_chunk(
+    conn: &mut SqliteConnection,
+    units: &[(usize, &UnitCommit<'_>)],
+) -> sqlx::Result<Vec<(i64, i64)>> {
     let fitting = STATEMENTS.iter().find(|(rows, _)| *rows >= units.len());
     let (_, statement) = fitting.expect("BUG: a chunk has more rows than any statement");
-    let mut insert = sqlx::query_scalar(*statement);
+    let mut insert = sqlx::query_as(*statement);
     for (_, unit) in units {
         let (head, encoded) = (unit.head, unit.encoded);
         insert = insert

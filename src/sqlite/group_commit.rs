@@ -6,7 +6,7 @@ use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool};
 
 use super::{classify, commit, commit_rows};
 use crate::error::{Error, Result};
-use crate::message_store::UnitCommit;
+use crate::message_store::{Head, UnitCommit};
 use crate::persister::Persister;
 
 impl Persister<Sqlite> {
@@ -51,7 +51,7 @@ enum Failure {
 pub(super) async fn commit_together(
     conn: &mut SqliteConnection,
     units: &[UnitCommit<'_>],
-) -> Option<Vec<Result<bool>>> {
+) -> Option<Vec<Result<Option<Head>>>> {
     if units.len() < 2 {
         return None;
     }
@@ -62,13 +62,13 @@ pub(super) async fn commit_together(
     }
 }
 
-async fn commit_all(conn: &mut SqliteConnection, units: &[UnitCommit<'_>]) -> Result<Vec<bool>, Failure> {
+async fn commit_all(conn: &mut SqliteConnection, units: &[UnitCommit<'_>]) -> Result<Vec<Option<Head>>, Failure> {
     let mut streams = HashSet::with_capacity(units.len());
     let (rows, others): (Vec<_>, Vec<_>) = units.iter().enumerate().partition(|(_, unit)| {
         // What the statement answers names streams, so that each can stand in it once.
-        commit::is_one_row(unit) && unit.head.key.is_some_and(|key| streams.insert(key))
+        commit::is_one_statement(unit) && unit.head.key.is_some_and(|key| streams.insert(key))
     });
-    let mut written = vec![false; units.len()];
+    let mut written = vec![None; units.len()];
     if others.is_empty() && rows.len() <= commit_rows::MOST_ROWS {
         // A statement is a transaction by itself.
         let inserted = commit_rows::insert(conn, &rows, &mut written).await;
@@ -94,7 +94,7 @@ async fn write(
     tx: &mut SqliteConnection,
     rows: &[(usize, &UnitCommit<'_>)],
     others: &[(usize, &UnitCommit<'_>)],
-    written: &mut [bool],
+    written: &mut [Option<Head>],
 ) -> Result<()> {
     commit_rows::insert(tx, rows, written).await.map_err(|error| classify(DOING, error))?;
     for (at, unit) in others {

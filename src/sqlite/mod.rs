@@ -11,7 +11,7 @@ use crate::commit::EncodedCommit;
 use crate::error::{Error, Fault, Result, from_driver};
 use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
-use crate::message_store::{CommitPage, LoadRequest, Loaded, UnitCommit};
+use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, UnitCommit};
 use crate::stream_name::StreamName;
 use crate::streams::StreamTables;
 
@@ -142,23 +142,19 @@ impl StreamTables<Sqlite> for SqliteStore {
         load::load(conn, request).await
     }
 
-    async fn commit(&self, tx: &mut Transaction<'_, Sqlite>, unit: &UnitCommit<'_>) -> Result<bool> {
-        commit::commit(tx, unit).await
+    async fn commit(&self, conn: &mut SqliteConnection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
+        commit::commit(conn, unit).await
     }
 
-    async fn commit_in_one_statement(
-        &self,
-        conn: &mut SqliteConnection,
-        unit: &UnitCommit<'_>,
-    ) -> Result<Option<bool>> {
-        commit::commit_in_one_statement(conn, unit).await
+    fn is_one_statement(&self, unit: &UnitCommit<'_>) -> bool {
+        commit::is_one_statement(unit)
     }
 
     async fn commit_together(
         &self,
         conn: &mut SqliteConnection,
         units: &[UnitCommit<'_>],
-    ) -> Option<Vec<Result<bool>>> {
+    ) -> Option<Vec<Result<Option<Head>>>> {
         group_commit::commit_together(conn, units).await
     }
 

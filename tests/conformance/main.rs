@@ -61,6 +61,7 @@ mod group_commit;
 mod handlers;
 mod inbox;
 mod inspect;
+mod instance_cache;
 mod isolation;
 mod large_units;
 mod lease;
@@ -165,6 +166,7 @@ fn main() -> ExitCode {
         handlers::clauses,
         inbox::clauses,
         inspect::clauses,
+        instance_cache::clauses,
         isolation::clauses,
         large_units::clauses,
         lease::clauses,

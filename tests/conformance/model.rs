@@ -24,6 +24,7 @@ clauses! {
     random_repeated_messages_do_what_the_model_says,
     random_snapshots_do_what_the_model_says,
     random_deliveries_do_what_the_model_says,
+    random_units_of_work_on_kept_instances_do_what_the_model_says,
 }
 
 /// Steps of a seed.
@@ -47,6 +48,10 @@ async fn random_deliveries_do_what_the_model_says<DB: Subject>(db: TestDb<DB>) -
     run_seeds(db, Theme::Outbox).await
 }
 
+async fn random_units_of_work_on_kept_instances_do_what_the_model_says<DB: Subject>(db: TestDb<DB>) -> Clause {
+    run_seeds(db, Theme::Kept).await
+}
+
 async fn run_seeds<DB: Subject>(db: TestDb<DB>, theme: Theme) -> Clause {
     db.will_relay();
     let seeds = match std::env::var("SAGASTORE_TEST_SEED") {
@@ -55,8 +60,8 @@ async fn run_seeds<DB: Subject>(db: TestDb<DB>, theme: Theme) -> Clause {
     };
     for seed in seeds {
         let steps = steps::steps(theme, seed, STEPS);
-        if let Err(first) = run(&db, format!("s{seed}x"), &steps).await {
-            let (steps, fault) = shrink(&db, steps).await.unwrap_or((Vec::new(), first));
+        if let Err(first) = run(&db, theme, format!("s{seed}x"), &steps).await {
+            let (steps, fault) = shrink(&db, theme, steps).await.unwrap_or((Vec::new(), first));
             anyhow::bail!("seed {seed} of {theme:?}, steps:\n{}{fault:#}", list(&steps));
         }
     }
@@ -64,8 +69,8 @@ async fn run_seeds<DB: Subject>(db: TestDb<DB>, theme: Theme) -> Clause {
 }
 
 /// Runs steps; the error says at which it failed.
-async fn run<DB: Subject>(db: &TestDb<DB>, token: String, steps: &[Step]) -> Clause {
-    let mut run = Run::new(db, token).await?;
+async fn run<DB: Subject>(db: &TestDb<DB>, theme: Theme, token: String, steps: &[Step]) -> Clause {
+    let mut run = Run::new(db, theme, token).await?;
     for (number, step) in steps.iter().enumerate() {
         run.step(step).await.with_context(|| format!("step {number}"))?;
         if number % 10 == 9 {
@@ -77,7 +82,11 @@ async fn run<DB: Subject>(db: &TestDb<DB>, token: String, steps: &[Step]) -> Cla
 }
 
 /// Leaves out steps as long as it still fails, more at first and less later.
-async fn shrink<DB: Subject>(db: &TestDb<DB>, mut steps: Vec<Step>) -> Option<(Vec<Step>, anyhow::Error)> {
+async fn shrink<DB: Subject>(
+    db: &TestDb<DB>,
+    theme: Theme,
+    mut steps: Vec<Step>,
+) -> Option<(Vec<Step>, anyhow::Error)> {
     let (begun, mut tries, mut fault) = (Instant::now(), 0, None);
     let mut size = steps.len();
     while size > 0 {
@@ -86,7 +95,7 @@ async fn shrink<DB: Subject>(db: &TestDb<DB>, mut steps: Vec<Step>) -> Option<(V
             let mut fewer = steps.clone();
             fewer.drain(at..(at + size).min(steps.len()));
             tries += 1;
-            match run(db, format!("t{tries}x"), &fewer).await {
+            match run(db, theme, format!("t{tries}x"), &fewer).await {
                 Ok(()) => at += size,
                 Err(found) => (steps, fault) = (fewer, Some(found)),
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use sagastore::sqlite::SqliteStore;
 use sagastore::{
-    CommitNumber, CommitPage, Envelope, Error, LoadRequest, Loaded, MessageStore, Offset, Persister, RecordedEvent,
-    Result, StreamName, UnitCommit,
+    CommitNumber, CommitPage, Envelope, Error, Head, LoadRequest, Loaded, MessageStore, Offset, Persister,
+    RecordedEvent, Result, StreamName, UnitCommit,
 };
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
@@ -58,7 +58,7 @@ impl MessageStore<Sqlite> for OnlyStreams {
         self.0.read_commits(conn, stream, after).await
     }
 
-    async fn commit(&self, tx: &mut Transaction<'_, Sqlite>, unit: &UnitCommit<'_>) -> Result<bool> {
+    async fn commit(&self, tx: &mut Transaction<'_, Sqlite>, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
         self.0.commit(tx, unit).await
     }
 }

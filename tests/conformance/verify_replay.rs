@@ -33,7 +33,7 @@ pub(crate) struct Other<D> {
 
 impl<D> Saga for Other<D>
 where
-    D: Clone + Send + Sync + Serialize + DeserializeOwned,
+    D: Clone + Send + Sync + Serialize + DeserializeOwned + 'static,
 {
     type Data = D;
     type Event = CounterEvent;

@@ -5,6 +5,7 @@ use sqlx::Database;
 use super::append::StoreBench;
 use super::bench::{Finding, ensure, found, same};
 use super::sample::{Unit, event, events};
+use crate::ids::MessageId;
 use crate::message_store::{LoadFrom, LoadRequest};
 
 pub(super) async fn a_unit_of_work_on_an_old_head_is_refused<DB: Database>(bench: &StoreBench<DB>) -> Finding {
@@ -30,9 +31,12 @@ pub(super) async fn a_refused_unit_of_work_leaves_the_transaction_usable<DB: Dat
     let elsewhere = Unit::new(&other, bench.head(&other).await?, &[event("0")?])?;
     let late = Unit::new(&stream, start, &[event("late")?])?;
     let mut tx = bench.begin().await?;
-    ensure(!bench.subject.commit(&mut tx, &late.as_commit()).await?, "a late unit of work was taken")?;
-    ensure(bench.subject.commit(&mut tx, &next.as_commit()).await?, "the next unit of work was refused")?;
-    ensure(bench.subject.commit(&mut tx, &elsewhere.as_commit()).await?, "one of another stream was refused")?;
+    ensure(bench.subject.commit(&mut tx, &late.as_commit()).await?.is_none(), "a late unit of work was taken")?;
+    ensure(bench.subject.commit(&mut tx, &next.as_commit()).await?.is_some(), "the next unit of work was refused")?;
+    ensure(
+        bench.subject.commit(&mut tx, &elsewhere.as_commit()).await?.is_some(),
+        "one of another stream was refused",
+    )?;
     tx.commit().await?;
     same("events", bench.payloads(&stream.name).await?, vec!["first".to_owned(), "second".to_owned()])?;
     same("events of the other", bench.payloads(&other.name).await?.len(), 1)
@@ -46,7 +50,7 @@ pub(super) async fn a_unit_of_work_on_a_head_that_was_rolled_back_is_refused<DB:
     bench.extend(&stream, &[event("first")?]).await?;
     let lost = Unit::new(&stream, bench.head(&stream).await?, &[event("lost")?])?;
     let mut tx = bench.begin().await?;
-    ensure(bench.subject.commit(&mut tx, &lost.as_commit()).await?, "a unit of work was refused")?;
+    ensure(bench.subject.commit(&mut tx, &lost.as_commit()).await?.is_some(), "a unit of work was refused")?;
     let request = LoadRequest { stream: &stream, from: LoadFrom::Start, handled: None };
     let loaded = bench.subject.load(&mut tx, &request).await?;
     let key = loaded.stream.map(|row| row.key);
@@ -78,13 +82,13 @@ pub(super) async fn a_unit_of_work_committed_alone_is_there_at_once<DB: Database
     let first = Unit::new(&stream, bench.head(&stream).await?, &[event("0")?])?;
     let late = Unit::new(&stream, bench.head(&stream).await?, &[event("late")?])?;
     let written = bench.subject.commit_alone(&mut *bench.conn().await?, &first.as_commit()).await?;
-    ensure(written, "a unit of work was refused")?;
+    ensure(written.is_some(), "a unit of work was refused")?;
     same("number of events", bench.payloads(&stream.name).await?.len(), 1)?;
     let written = bench.subject.commit_alone(&mut *bench.conn().await?, &late.as_commit()).await?;
-    ensure(!written, "a late unit of work was taken")?;
+    ensure(written.is_none(), "a late unit of work was taken")?;
     let next = Unit::new(&stream, bench.head(&stream).await?, &[event("1")?])?;
     let written = bench.subject.commit_alone(&mut *bench.conn().await?, &next.as_commit()).await?;
-    ensure(written, "the next unit of work was refused")?;
+    ensure(written.is_some(), "the next unit of work was refused")?;
     same("events", bench.payloads(&stream.name).await?, vec!["0".to_owned(), "1".to_owned()])
 }
 
@@ -100,9 +104,35 @@ pub(super) async fn each_unit_of_work_of_a_group_is_judged_alone<DB: Database>(b
     let answers = bench.subject.commit_group(&mut *bench.conn().await?, &commits).await;
     let mut written = Vec::new();
     for answer in answers {
-        written.push(answer?);
+        written.push(answer?.is_some());
     }
     same("answers", written, vec![true, false, true])?;
     same("events of the first", bench.payloads(&one.name).await?, vec!["one".to_owned()])?;
     same("events of the second", bench.payloads(&two.name).await?, vec!["two".to_owned()])
+}
+
+pub(super) async fn a_unit_of_work_gives_the_head_that_a_load_finds<DB: Database>(bench: &StoreBench<DB>) -> Finding {
+    let (stream, other) = (bench.instance("head")?, bench.instance("other-head")?);
+    bench.extend(&other, &[event("first")?]).await?;
+    for messages in [events(0..2)?, Vec::new(), events(2..3)?] {
+        let head = bench.head(&stream).await?;
+        let unit = Unit::new(&stream, head, &messages)?.handling(MessageId::new());
+        let mut tx = bench.begin().await?;
+        let given = bench.subject.commit(&mut tx, &unit.as_commit()).await?;
+        tx.commit().await?;
+        same("head in a transaction", given, Some(bench.head(&stream).await?))?;
+        let unit = Unit::new(&stream, bench.head(&stream).await?, &messages)?.handling(MessageId::new());
+        let given = bench.subject.commit_alone(&mut *bench.conn().await?, &unit.as_commit()).await?;
+        same("head of a unit of work committed alone", given, Some(bench.head(&stream).await?))?;
+        let (one, two) = (bench.head(&stream).await?, bench.head(&other).await?);
+        let units = [Unit::new(&stream, one, &events(0..1)?)?, Unit::new(&other, two, &events(0..1)?)?];
+        let commits: Vec<_> = units.iter().map(Unit::as_commit).collect();
+        let given = bench.subject.commit_group(&mut *bench.conn().await?, &commits).await;
+        for (stream, given) in [&stream, &other].into_iter().zip(given) {
+            same("head of one of a group", given?, Some(bench.head(stream).await?))?;
+        }
+    }
+    let last = Unit::new(&stream, bench.head(&stream).await?, &[])?.completing();
+    let given = bench.subject.commit_alone(&mut *bench.conn().await?, &last.as_commit()).await?;
+    same("head of a completed instance", given, Some(bench.head(&stream).await?))
 }

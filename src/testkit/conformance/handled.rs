@@ -47,10 +47,10 @@ pub(super) async fn a_message_is_handled_once_only<DB: Database>(bench: &StoreBe
     ensure(bench.commit(&first).await?, "a unit of work was refused")?;
     let again = Unit::new(&stream, bench.head(&stream).await?, &events(0..1)?)?.handling(id);
     let mut tx = bench.begin().await?;
-    ensure(!bench.subject.commit(&mut tx, &again.as_commit()).await?, "a message was handled a second time")?;
+    ensure(bench.subject.commit(&mut tx, &again.as_commit()).await?.is_none(), "a message was handled a second time")?;
     let other = Unit::new(&stream, first_head(bench, &mut tx, &stream).await?, &events(0..1)?)?;
     let other = other.handling(MessageId::new());
-    ensure(bench.subject.commit(&mut tx, &other.as_commit()).await?, "another message was refused")?;
+    ensure(bench.subject.commit(&mut tx, &other.as_commit()).await?.is_some(), "another message was refused")?;
     tx.commit().await?;
     same("number of events", bench.payloads(&stream.name).await?.len(), 1)
 }

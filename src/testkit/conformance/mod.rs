@@ -83,6 +83,7 @@ pub async fn message_store<DB: Database>(pool: &Pool<DB>, store: Arc<dyn Message
             a_completed_instance_is_loaded_as_completed,
             a_unit_of_work_committed_alone_is_there_at_once,
             each_unit_of_work_of_a_group_is_judged_alone,
+            a_unit_of_work_gives_the_head_that_a_load_finds,
         }
         handled {
             the_commit_that_handled_a_message_is_found,

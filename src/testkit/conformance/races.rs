@@ -74,7 +74,7 @@ pub(super) async fn of_concurrent_units_of_work_one_wins<DB: Database>(bench: &S
                 let conn = &mut *bench.conn().await?;
                 let written = bench.subject.commit_alone(conn, &unit.as_commit()).await;
                 Ok::<_, Cause>(match written {
-                    Ok(written) => written,
+                    Ok(written) => written.is_some(),
                     Err(error) => won(Err(error))?,
                 })
             }

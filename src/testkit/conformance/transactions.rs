@@ -37,7 +37,7 @@ pub(super) async fn a_unit_of_work_that_is_rolled_back_leaves_nothing<DB: Databa
     let stream = saga_stream("conformance", &bench.name("back"))?;
     let unit = Unit::new(&stream, Head::default(), &events(0..2)?)?;
     let mut tx = bench.begin().await?;
-    ensure(bench.subject.commit(&mut tx, &unit.as_commit()).await?, "the unit of work was refused")?;
+    ensure(bench.subject.commit(&mut tx, &unit.as_commit()).await?.is_some(), "the unit of work was refused")?;
     tx.rollback().await?;
     let request = LoadRequest { stream: &stream, from: LoadFrom::Start, handled: None };
     let loaded = bench.subject.load(&mut *bench.conn().await?, &request).await?;
@@ -48,7 +48,7 @@ pub(super) async fn a_transaction_sees_its_own_unit_of_work<DB: Database>(bench:
     let stream = saga_stream("conformance", &bench.name("own"))?;
     let unit = Unit::new(&stream, Head::default(), &events(0..2)?)?;
     let mut tx = bench.begin().await?;
-    ensure(bench.subject.commit(&mut tx, &unit.as_commit()).await?, "the unit of work was refused")?;
+    ensure(bench.subject.commit(&mut tx, &unit.as_commit()).await?.is_some(), "the unit of work was refused")?;
     let request = LoadRequest { stream: &stream, from: LoadFrom::Start, handled: None };
     let loaded = bench.subject.load(&mut tx, &request).await?;
     same("number of commits", loaded.page.commits.len(), 1)?;

@@ -32,7 +32,7 @@ macro_rules! faulty_store {
             use $crate::error::{Error, Result};
             use $crate::ids::{CommitNumber, Offset};
             use $crate::lock::Fence;
-            use $crate::message_store::{CommitPage, LoadRequest, Loaded, MessageStore, UnitCommit};
+            use $crate::message_store::{CommitPage, Head, LoadRequest, Loaded, MessageStore, UnitCommit};
             use $crate::saga::SagaStream;
             use $crate::stream_name::StreamName;
             use $crate::testkit::FaultyStore;
@@ -87,7 +87,7 @@ macro_rules! faulty_store {
                     self.faults.around(Verb::ReadCommits, self.inner.read_commits(conn, stream, after)).await
                 }
 
-                async fn commit(&self, tx: &mut Transaction<'_, $db>, unit: &UnitCommit<'_>) -> Result<bool> {
+                async fn commit(&self, tx: &mut Transaction<'_, $db>, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
                     self.faults.around(Verb::Commit, self.inner.commit(tx, unit)).await
                 }
 
@@ -95,7 +95,7 @@ macro_rules! faulty_store {
                     &self,
                     conn: &mut <$db as Database>::Connection,
                     unit: &UnitCommit<'_>,
-                ) -> Result<bool> {
+                ) -> Result<Option<Head>> {
                     self.faults.around(Verb::CommitAlone, self.inner.commit_alone(conn, unit)).await
                 }
 

@@ -11,9 +11,12 @@ use sagastore::{
 use sqlx::Transaction;
 
 use super::ledger::{LEDGERS, Ledger, LedgerCommand, LedgerEvent};
-use super::steps::{AGGREGATES, Action, Beginning, End, How, INBOUND, SAGA_STREAMS, SLOTS, Step, Work};
+use super::steps::{AGGREGATES, Action, Beginning, End, How, INBOUND, SAGA_STREAMS, SLOTS, Step, Theme, Work};
 use super::world::{Aggregate, Message, Outcome, Report, Unit, What, World};
 use crate::harness::{Subject, TestDb};
+
+/// How many instances persisters keep that keep some: one fewer than there are, another all.
+const KEPT: [usize; 2] = [2, 64];
 
 /// A unit of work beside its model.
 type Pair = (UnitOfWork<'static, Ledger>, Unit);
@@ -26,6 +29,8 @@ pub(super) struct Run<DB: Subject> {
     pub(super) token: String,
     /// What waited in the outbox before.
     pub(super) pending_before: u64,
+    /// They take turns, as processes would.
+    persisters: Vec<Persister<DB>>,
     held: [Option<Pair>; SLOTS],
     inbound: [MessageId; INBOUND],
     /// Numbers events, commands and commits.
@@ -35,10 +40,16 @@ pub(super) struct Run<DB: Subject> {
 }
 
 impl<DB: Subject> Run<DB> {
-    pub(super) async fn new(db: &TestDb<DB>, token: String) -> anyhow::Result<Self> {
+    pub(super) async fn new(db: &TestDb<DB>, theme: Theme, token: String) -> anyhow::Result<Self> {
+        let persister = db.persister();
+        let persisters = match theme {
+            Theme::Kept => KEPT.map(|capacity| persister.clone().with_instance_cache(db.pool(), capacity)).to_vec(),
+            _ => vec![persister],
+        };
         let pending_before = db.store().stats(&mut *db.conn().await?).await?.pending;
         let (world, held, inbound) = (World::default(), Default::default(), std::array::from_fn(|_| MessageId::new()));
-        Ok(Self { db: db.clone(), world, token, pending_before, held, inbound, counter: 0, touched: BTreeSet::new() })
+        let (db, touched) = (db.clone(), BTreeSet::new());
+        Ok(Self { db, world, token, pending_before, persisters, held, inbound, counter: 0, touched })
     }
 
     pub(super) async fn step(&mut self, step: &Step) -> anyhow::Result<()> {
@@ -224,12 +235,17 @@ impl<DB: Subject> Run<DB> {
 
     pub(super) fn persister(&self, how: How) -> Persister<DB> {
         let frequency = match how.frequency {
-            None => return self.db.persister().without_snapshots(),
+            None => return self.turn().without_snapshots(),
             Some(0) => SnapshotFrequency::Never,
             Some(revisions) => SnapshotFrequency::every(revisions),
         };
         let kept = u32::try_from(how.kept).unwrap();
-        self.db.persister().with_snapshot_frequency(frequency).with_kept_snapshots(kept)
+        self.turn().with_snapshot_frequency(frequency).with_kept_snapshots(kept)
+    }
+
+    fn turn(&self) -> Persister<DB> {
+        let turn = usize::try_from(self.counter).unwrap() / 7 % self.persisters.len();
+        self.persisters[turn].clone()
     }
 
     /// The two sagas share their instance ids.

@@ -135,6 +135,8 @@ pub(super) enum Theme {
     Handling,
     Snapshots,
     Outbox,
+    /// `execute`, by persisters that keep instances in memory.
+    Kept,
 }
 
 /// The steps of a seed.
@@ -162,9 +164,10 @@ impl Chance {
     }
 
     fn step(&mut self) -> Step {
+        let executes = if self.theme == Theme::Kept { 15 + self.rng.u32(0..2) * 85 } else { 15 };
         match self.rng.u32(0..100) {
-            0..15 => {
-                let in_transaction = self.rng.bool();
+            chance if chance < executes => {
+                let in_transaction = if self.theme == Theme::Kept { self.one_in(4) } else { self.rng.bool() };
                 Step::Execute { beginning: self.beginning(None), work: self.work(), in_transaction }
             }
             15..27 => Step::Record(self.slot(), self.work()),
@@ -201,6 +204,7 @@ impl Chance {
                 Action::Append { stream, beside, events: self.rng.usize(0..3), commands: self.rng.usize(0..2) }
             }
             (76..82, _) => Action::Read { stream, from: self.rng.u64(0..12), limit: self.rng.u32(0..8) },
+            (82..88, Theme::Kept) => Action::Unit(self.beginning(focus), self.work()),
             (82..88, _) => Action::Snapshot(self.saga_stream(), self.snapshot()),
             (88..93, _) => self.store(),
             _ => self.acknowledge(),
@@ -218,7 +222,8 @@ impl Chance {
     }
 
     fn beginning(&mut self, focus: Option<usize>) -> Beginning {
-        let handles = if self.theme == Theme::Handling { self.rng.bool() } else { self.one_in(4) };
+        let handles =
+            if matches!(self.theme, Theme::Handling | Theme::Kept) { self.rng.bool() } else { self.one_in(4) };
         let inbound = handles.then(|| self.rng.usize(0..INBOUND));
         let stream = focus.unwrap_or_else(|| self.saga_stream());
         Beginning { stream, how: self.how(), inbound, early: self.rng.bool() }
@@ -231,6 +236,10 @@ impl Chance {
     }
 
     fn how(&mut self) -> How {
+        if self.theme == Theme::Kept {
+            // Of a snapshot that others took or deleted meanwhile nothing is known.
+            return How { frequency: Some(3), kept: 2 };
+        }
         let frequency = match self.rng.u32(0..10) {
             0 => None,
             1 => Some(0),

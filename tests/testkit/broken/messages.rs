@@ -112,7 +112,7 @@ impl MessageStore<Sqlite> for Broken {
         Ok(page)
     }
 
-    async fn commit(&self, tx: &mut Transaction<'_, Sqlite>, unit: &UnitCommit<'_>) -> Result<bool> {
+    async fn commit(&self, tx: &mut Transaction<'_, Sqlite>, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
         let mut unit = *unit;
         if self.has(Flaw::ForgetsWhatWasHandled) {
             unit.handled = None;
@@ -122,12 +122,12 @@ impl MessageStore<Sqlite> for Broken {
         {
             let mut handled = self.handled.lock().unwrap();
             if handled.iter().any(|(known, stream)| *known == id && stream != unit.stream) {
-                return Ok(false);
+                return Ok(None);
             }
             handled.push((id, unit.stream.clone()));
         }
         if self.has(Flaw::SkipsEmptyUnits) && unit.encoded.message_count == 0 {
-            return Ok(true);
+            return Ok(Some(*unit.head));
         }
         let head;
         if self.has(Flaw::IgnoresTheHead) {
@@ -139,7 +139,8 @@ impl MessageStore<Sqlite> for Broken {
             encoded = without_last_event(&unit)?;
             unit.encoded = &encoded;
         }
-        self.inner.commit(tx, &unit).await
+        let written = self.inner.commit(tx, &unit).await?;
+        if self.has(Flaw::GivesTheHeadBefore) { Ok(written.map(|_| *unit.head)) } else { Ok(written) }
     }
 
     fn begin_statement(&self) -> Option<&'static str> {
@@ -269,7 +270,8 @@ async fn a_store_that_forgets_what_was_handled_is_found() {
 
 #[tokio::test]
 async fn a_store_that_forgets_completion_is_found() {
-    finds(Flaw::ForgetsCompletion, Part::Messages, &["a_completed_instance_is_loaded_as_completed"]).await;
+    let clauses = ["a_completed_instance_is_loaded_as_completed", "a_unit_of_work_gives_the_head_that_a_load_finds"];
+    finds(Flaw::ForgetsCompletion, Part::Messages, &clauses).await;
 }
 
 #[tokio::test]
@@ -322,6 +324,7 @@ async fn what_else_a_store_can_do_wrong_is_found() {
             ],
         ),
         (Flaw::ForgetsStreamsAtTheirEnd, &["a_page_beyond_the_end_is_empty"]),
+        (Flaw::GivesTheHeadBefore, &["a_unit_of_work_gives_the_head_that_a_load_finds"]),
         (Flaw::StopsTime, &["the_time_of_recording_rises_strictly"]),
         (Flaw::CutsPayloads, &["large_and_empty_payloads_come_back_byte_for_byte"]),
         (Flaw::NumbersCommands, &["appended_commands_take_no_offset"]),

@@ -43,6 +43,7 @@ enum Flaw {
     ForgetsStreamsAtTheirEnd,
     /// Its clock stands still.
     StopsTime,
+    GivesTheHeadBefore,
     CutsPayloads,
     /// Commands take offsets.
     NumbersCommands,
