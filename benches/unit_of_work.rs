@@ -5,7 +5,8 @@
 //! it, INSERT the event, INSERT the message, COMMIT, all through sqlx, which decodes and applies the same events. Every run
 //! finds the instances as they were filled. All commit durably.
 //!
-//! Beside the append alone, which is told where its stream ends, each unit of work also handles a message, as the append does.
+//! Beside the append alone, which knows where its stream ends, each unit of work also handles a message, as the append
+//! does. There the library is also measured with its instances in memory.
 //!
 //! Then clients that share few instances: how many tries are lost to others, and what that does to the latency.
 
@@ -35,6 +36,12 @@ const AND_INSERT: Target =
 /// At the most clients.
 const AND_STATEMENTS: Target =
     Target::at_least("whole unit of work, against naive separate statements", &[(SQLITE, 2.0)]);
+
+/// At the most clients, each instance in memory.
+const CACHED: Target = Target::at_least(
+    "whole unit of work, the instance in memory, against the append alone",
+    &[(SQLITE, 0.85), (POSTGRES, 0.85), (MARIADB, 0.85)],
+);
 
 const CLIENTS: [u32; 3] = [1, 8, MOST_CLIENTS];
 const MOST_CLIENTS: u32 = 32;
@@ -135,6 +142,20 @@ async fn execute<DB: Backend>(pool: &Pool<DB>, persister: &Persister<DB>, client
     per_second(done.iter().sum(), taken)
 }
 
+/// Executes a unit of work on each instance, so that the persister has seen their last one.
+async fn warm<DB: Backend>(pool: &Pool<DB>, persister: &Persister<DB>) {
+    let each = share(instances(), MOST_CLIENTS);
+    together((0..MOST_CLIENTS).map(|client| {
+        let (pool, persister, event) = (pool.clone(), persister.clone(), event());
+        async move {
+            for number in client * each..(client + 1) * each {
+                execute_one(&pool, &persister, number, None, &event).await.expect("executes");
+            }
+        }
+    }))
+    .await;
+}
+
 async fn execute_one<DB: Backend>(
     pool: &Pool<DB>,
     persister: &Persister<DB>,
@@ -194,13 +215,22 @@ fn event() -> OrderEvent {
 impl Units {
     fn beside_append<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
         let (pool, persister) = (bed.pool(), Persister::<B::Driver>::new());
+        // With room to spare, since none is to be thrown out.
+        let capacity = usize::try_from(2 * instances()).expect("small");
+        let cached = persister.clone().with_instance_cache(pool, capacity);
         let mut ends = runtime.block_on(Ends::start(bed));
         runtime.block_on(tailed::rewind(bed));
         let mut sides = [
+            Rated::new("instances in memory", || {
+                runtime.block_on(warm(pool, &cached));
+                runtime.block_on(execute(pool, &cached, MOST_CLIENTS, true))
+            }),
             Rated::new("library", || runtime.block_on(execute(pool, &persister, MOST_CLIENTS, true))),
             Rated::new("append alone", || runtime.block_on(ends.append(pool, MOST_CLIENTS, 1))),
         ];
-        self.beside_append.compare_warm(&format!("1 event, {MOST_CLIENTS} clients"), B::NAME, &mut sides);
+        let detail = format!("1 event, {MOST_CLIENTS} clients");
+        let measured = self.beside_append.compare_warm(&detail, B::NAME, &mut sides);
+        self.verdicts.judge(&CACHED, &format!(": {detail}"), B::NAME, measured.ratio(0, 2));
     }
 
     fn contended<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {

@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use sagastore::{Backend, EncodedCommit, Envelope, Head, InstanceId, JSON_CONTENT_TYPE, Limits, LoadFrom};
 use sagastore::{
-    LoadRequest, MessageId, MessageKind, MessageStore, Outbox, Persister, Saga, SagaStream, SnapshotChange,
+    Backend, EncodedCommit, Envelope, Head, InstanceId, JSON_CONTENT_TYPE, Limits, MessageId, MessageKind,
 };
-use sagastore::{Loaded, UnitCommit};
+use sagastore::{MessageStore, Saga, SagaStream, SnapshotChange, UnitCommit};
 use sqlx::Pool;
 
 use super::backlog::{Counter, CounterEvent};
@@ -14,102 +13,76 @@ use super::bed::Bed;
 use super::clients::{end_of_run, per_second, share, together};
 use super::side::is_measuring;
 
-/// Streams to append to; more than a run has time for.
-const STREAMS: u32 = 1_600;
+/// Streams to append to.
+const STREAMS: u32 = 640;
 /// If nothing is measured.
 const FEW_STREAMS: u32 = 64;
+/// Who starts the streams.
+const STARTING_CLIENTS: u32 = 32;
 
-/// A stream and where it ends, as a load would have told.
-#[derive(Clone)]
-struct End {
-    stream: SagaStream,
-    head: Head,
-}
-
-/// Streams to append to, each once in a run.
+/// Streams and where each ends.
 pub(crate) struct Ends {
-    ends: Vec<End>,
+    ends: Vec<(SagaStream, Head)>,
 }
 
 impl Ends {
     /// Starts the streams.
     pub(crate) async fn start<B: Bed>(bed: &B) -> Self {
-        let persister = Persister::<B::Driver>::new();
-        let mut tx = persister.begin(bed.pool()).await.expect("begins");
-        let mut ends = Vec::new();
-        for number in 0..if is_measuring() { STREAMS } else { FEW_STREAMS } {
+        let streams = 0..if is_measuring() { STREAMS } else { FEW_STREAMS };
+        let ends = streams.map(|number| {
             let id = InstanceId::new(format!("appended-{number}")).expect("valid");
-            let mut unit = persister.begin_unit_of_work(&Counter, &mut tx, Outbox, &id).await.expect("loads");
-            unit.publish(CounterEvent::counted(0)).expect("publishes");
-            assert!(persister.save(&mut tx, unit).await.expect("saves").is_changed());
-            let stream = SagaStream::new(Counter.persistence_key(), &id).expect("valid");
-            ends.push(End { stream, head: Head::default() });
-        }
-        tx.commit().await.expect("commits");
-        let mut started = Self { ends };
-        started.find(bed.pool(), 1).await;
+            (SagaStream::new(Counter.persistence_key(), &id).expect("valid"), Head::default())
+        });
+        let mut started = Self { ends: ends.collect() };
+        started.each(bed.pool(), STARTING_CLIENTS, 1, Turns::One).await;
         started
     }
 
-    /// Units of work per second of all clients together, each in a transaction of its own, until the time is over or each
-    /// stream had one.
+    /// Units of work per second of all clients together, each in a transaction of its own. A client's streams take turns.
     pub(crate) async fn append<DB: Backend>(&mut self, pool: &Pool<DB>, clients: u32, events: u32) -> f64 {
-        let count = u32::try_from(self.ends.len()).expect("small");
-        let each = usize::try_from(share(count, clients)).expect("small");
-        let until = end_of_run();
-        let (done, taken) = together(self.ends.chunks(each).map(|ends| {
-            let (pool, ends) = (pool.clone(), ends.to_vec());
-            async move {
-                let mut done = 0;
-                for end in ends.iter().take_while(|_| Instant::now() < until) {
-                    append(&pool, end, events).await;
-                    done += 1;
-                }
-                done
-            }
-        }))
-        .await;
-        self.find(pool, clients).await;
-        per_second(done.iter().sum(), taken)
+        self.each(pool, clients, events, Turns::Until(end_of_run())).await
     }
 
-    /// Looks where the streams end now.
-    async fn find<DB: Backend>(&mut self, pool: &Pool<DB>, clients: u32) {
-        let each = self.ends.len().div_ceil(usize::try_from(clients).expect("small"));
-        let (found, _) = together(self.ends.chunks(each).map(|ends| {
+    async fn each<DB: Backend>(&mut self, pool: &Pool<DB>, clients: u32, events: u32, turns: Turns) -> f64 {
+        let share = share(u32::try_from(self.ends.len()).expect("small"), clients);
+        let (ended, taken) = together(self.ends.chunks(usize::try_from(share).expect("small")).map(|ends| {
             let (pool, mut ends) = (pool.clone(), ends.to_vec());
             async move {
-                let mut conn = pool.acquire().await.expect("a connection");
-                for End { stream, head } in &mut ends {
-                    let from = LoadFrom::Commit(head.commit_number);
-                    let request = LoadRequest { stream, from, handled: None };
-                    let loaded = DB::Store::default().load(&mut conn, &request).await.expect("loads");
-                    *head = end_of(loaded).unwrap_or(*head);
+                let (mut done, streams) = (0, ends.len());
+                while turns.go_on(done, streams) {
+                    let (stream, head) = &mut ends[done % streams];
+                    *head = append(&pool, stream, head, events).await;
+                    done += 1;
                 }
-                ends
+                (ends, u32::try_from(done).expect("small"))
             }
         }))
         .await;
-        self.ends = found.concat();
+        let done = ended.iter().map(|(_, done)| done).sum();
+        self.ends = ended.into_iter().flat_map(|(ends, _)| ends).collect();
+        per_second(done, taken)
     }
 }
 
-/// The end of the stream, if it is not the one that was known.
-fn end_of(loaded: Loaded) -> Option<Head> {
-    let last = loaded.page.commits.last()?;
-    Some(Head {
-        key: loaded.stream.map(|row| row.key),
-        commit_number: last.commit_number,
-        next_offset: last.end().expect("in range"),
-        recorded_at: last.recorded_at,
-        order_token: last.order_token,
-        checksum: last.checksum,
-        completed: last.completed,
-    })
+/// How long a client goes on.
+#[derive(Clone, Copy)]
+enum Turns {
+    /// Until each of its streams had one.
+    One,
+    Until(Instant),
 }
 
-/// All that counts: a message's envelopes and their row, with the mark of the outbox and that of the handled message.
-async fn append<DB: Backend>(pool: &Pool<DB>, End { stream, head }: &End, events: u32) {
+impl Turns {
+    fn go_on(self, done: usize, streams: usize) -> bool {
+        match self {
+            Self::One => done < streams,
+            Self::Until(end) => Instant::now() < end,
+        }
+    }
+}
+
+/// All that counts: the envelopes and their row, with the mark of the outbox and that of the handled message.
+async fn append<DB: Backend>(pool: &Pool<DB>, stream: &SagaStream, head: &Head, events: u32) -> Head {
     let event = |number| {
         let payload = CounterEvent::counted(number).payload();
         Envelope::new(MessageKind::Event, "Counted", 1, JSON_CONTENT_TYPE, payload).expect("valid")
@@ -127,5 +100,5 @@ async fn append<DB: Backend>(pool: &Pool<DB>, End { stream, head }: &End, events
     };
     let mut conn = pool.acquire().await.expect("a connection");
     let written = DB::Store::default().commit_alone(&mut conn, &unit).await.expect("commits");
-    assert!(written, "nobody else appends to this stream");
+    written.expect("nobody else appends to this stream")
 }
