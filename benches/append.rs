@@ -1,30 +1,61 @@
-//! Units of work per second in transactions of the library's own on SQLite, with and without group commit.
+//! Appending units of work in transactions of the library's own.
 //!
-//! Each unit of work loads a short instance, publishes its events and is committed durably, in a write-ahead log with
-//! `synchronous = FULL`. Beside it, on the same file: a plain INSERT of one row through sqlx, from as many tasks, and
+//! On every database: the append alone, with the marks of the outbox and of the handled message, of which each client
+//! knows where its stream ends; beside it a plain INSERT of one row through sqlx, from as many clients and the same pool.
+//!
+//! On SQLite also with group commit, against the same units of work committed one by one. There each unit of work loads
+//! a short instance, publishes its events and is committed. Beside it, on the same file: the one-row INSERT, and
 //! the plain driver on one connection without tasks: BEGIN IMMEDIATE, an INSERT for each event and one for an outbox,
 //! COMMIT, all prepared. These two load nothing.
+//!
+//! All commit durably: SQLite has a write-ahead log with `synchronous = FULL`, the servers are as they are set up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sagastore::{Outbox, Persister};
-use sqlx::{Sqlite, SqlitePool};
+use sqlx::{Pool, Sqlite, SqlitePool};
 use tokio::runtime::Runtime;
 
 mod support;
+use support::append_alone::Ends;
 use support::backlog::{Counter, CounterEvent, instance};
-use support::bed::{Bed, Setup, on_sqlite};
+use support::bed::{Bed, Bench, MARIADB, POSTGRES, SQLITE, Setup, on_every_database, on_sqlite};
+use support::clients::{end_of_run, per_second, together};
+use support::plain::Plain;
 use support::rates::{Rated, Rates};
 use support::side::is_measuring;
 use support::sqlite::SqliteBed;
+use support::targets::{Target, Verdicts};
 
-const TASKS: [u32; 3] = [1, 8, 32];
+/// One event in a unit of work.
+const APPEND_ONE: Target =
+    Target::at_least("append alone, against a one-row INSERT", &[(SQLITE, 0.62), (POSTGRES, 0.65), (MARIADB, 0.70)]);
+/// Five.
+const APPEND_FIVE: Target =
+    Target::at_least("append alone, against a one-row INSERT", &[(SQLITE, 0.55), (POSTGRES, 0.60), (MARIADB, 0.52)]);
+/// By events and clients.
+const GROUPED: [(u32, u32, Target); 4] = [
+    (1, 8, grouped(&[(SQLITE, 2.0)])),
+    (1, 32, grouped(&[(SQLITE, 3.0)])),
+    (5, 8, grouped(&[(SQLITE, 1.6)])),
+    (5, 32, grouped(&[(SQLITE, 2.0)])),
+];
+/// One event, and the most clients.
+const GROUP_AND_DRIVER: Target =
+    Target::at_least("group commit, against the plain driver's BEGIN, two INSERTs, COMMIT", &[(SQLITE, 2.0)]);
+
+const fn grouped(wanted: &'static [(&'static str, f64)]) -> Target {
+    Target::at_least("group commit, against one unit per commit", wanted)
+}
+
+const CLIENTS: [u32; 3] = [1, 8, MOST_CLIENTS];
+const MOST_CLIENTS: u32 = 32;
 const EVENTS: [u32; 2] = [1, 5];
+const ROUNDS: usize = 7;
+/// More than one, so that a task does not always find the same instance in the caches.
 const INSTANCES_OF_A_TASK: u32 = 50;
-const RUN: Duration = Duration::from_millis(400);
-const SETUP: Setup = Setup { connections: 8, durable: true };
 /// Rows of the plain driver's outbox, in the same table.
 const OUTBOX: i64 = -1;
 
@@ -33,6 +64,68 @@ const OUTBOX: i64 = -1;
 struct Load {
     tasks: u32,
     events: u32,
+}
+
+impl Load {
+    fn all() -> impl Iterator<Item = Self> {
+        EVENTS.into_iter().flat_map(|events| CLIENTS.map(|tasks| Self { tasks, events }))
+    }
+
+    fn name(self) -> String {
+        format!("{} events, {} clients", self.events, self.tasks)
+    }
+}
+
+struct Appends {
+    alone: Rates,
+    grouped: Rates,
+    verdicts: Verdicts,
+}
+
+impl Bench for Appends {
+    const SETUP: Setup = Setup::MANY_CLIENTS;
+
+    fn run(&mut self, runtime: &Runtime, bed: &impl Bed) {
+        self.alone(runtime, bed);
+    }
+}
+
+impl Appends {
+    fn alone<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
+        let mut ends = runtime.block_on(Ends::start(bed));
+        let (pool, fresh) = (bed.pool(), Arc::new(Fresh::default()));
+        for load in Load::all() {
+            runtime.block_on(bed.settle());
+            let mut sides = [
+                Rated::new("append alone", || runtime.block_on(ends.append(pool, load.tasks, load.events))),
+                Rated::new("one-row INSERT, sqlx", || runtime.block_on(insert_rows(pool, &fresh, load))),
+            ];
+            let measured = self.alone.compare_warm(&load.name(), B::NAME, &mut sides);
+            let target = if load.events == 1 { &APPEND_ONE } else { &APPEND_FIVE };
+            self.verdicts.judge(target, &format!(": {}", load.name()), B::NAME, measured.ratio(0, 1));
+        }
+    }
+
+    fn grouped(&mut self, runtime: &Runtime, bed: &SqliteBed) {
+        let (fresh, pool) = (Arc::new(Fresh::default()), bed.pool());
+        let alone = Persister::<Sqlite>::new();
+        let grouped = alone.clone().with_group_commit(pool);
+        for load in Load::all() {
+            let mut sides = [
+                Rated::new("group commit", || runtime.block_on(execute(pool, &fresh, &grouped, load))),
+                Rated::new("one-row INSERT, sqlx", || runtime.block_on(insert_rows(pool, &fresh, load))),
+                Rated::new("plain driver", || runtime.block_on(write_raw(bed, &fresh, load))),
+                Rated::new("one by one", || runtime.block_on(execute(pool, &fresh, &alone, load))),
+            ];
+            let measured = self.grouped.compare_warm(&load.name(), SQLITE, &mut sides);
+            for (_, _, target) in GROUPED.iter().filter(|of| (of.0, of.1) == (load.events, load.tasks)) {
+                self.verdicts.judge(target, &format!(": {}", load.name()), SQLITE, measured.ratio(0, 3));
+            }
+            if load.tasks == MOST_CLIENTS && load.events == 1 {
+                self.verdicts.judge(&GROUP_AND_DRIVER, &format!(": {}", load.name()), SQLITE, measured.ratio(0, 2));
+            }
+        }
+    }
 }
 
 /// Numbers that no run used before.
@@ -48,8 +141,8 @@ impl Fresh {
     }
 }
 
-fn run_time() -> Duration {
-    if is_measuring() { RUN } else { Duration::from_millis(10) }
+fn instances_of_a_task() -> u32 {
+    if is_measuring() { INSTANCES_OF_A_TASK } else { 1 }
 }
 
 /// Starts as many instances as the tasks need; gives the number of the first.
@@ -71,14 +164,14 @@ async fn start_instances(pool: &SqlitePool, fresh: &Fresh, count: u32) -> u32 {
 
 /// Units of work per second of all tasks together.
 async fn execute(pool: &SqlitePool, fresh: &Fresh, persister: &Persister<Sqlite>, load: Load) -> f64 {
-    let first = start_instances(pool, fresh, load.tasks * INSTANCES_OF_A_TASK).await;
-    let (start, mut tasks) = (Instant::now(), Vec::new());
-    for task in 0..load.tasks {
+    let first = start_instances(pool, fresh, load.tasks * instances_of_a_task()).await;
+    let until = end_of_run();
+    let (done, taken) = together((0..load.tasks).map(|task| {
         let (pool, persister) = (pool.clone(), persister.clone());
-        tasks.push(tokio::spawn(async move {
+        async move {
             let mut done = 0_u32;
-            while start.elapsed() < run_time() {
-                let id = instance(first + task * INSTANCES_OF_A_TASK + done % INSTANCES_OF_A_TASK);
+            while Instant::now() < until {
+                let id = instance(first + task * instances_of_a_task() + done % instances_of_a_task());
                 let executed = persister.execute(&pool, &Counter, &id, None, |unit| {
                     (0..load.events).try_for_each(|_| unit.publish(CounterEvent::counted(done)).map(drop))
                 });
@@ -86,41 +179,34 @@ async fn execute(pool: &SqlitePool, fresh: &Fresh, persister: &Persister<Sqlite>
                 done += 1;
             }
             done
-        }));
-    }
-    let mut done = 0;
-    for task in tasks {
-        done += task.await.expect("ends");
-    }
-    f64::from(done) / start.elapsed().as_secs_f64()
+        }
+    }))
+    .await;
+    per_second(done.iter().sum(), taken)
 }
 
-async fn insert_rows(pool: &SqlitePool, fresh: &Arc<Fresh>, load: Load) -> f64 {
-    let (start, mut tasks) = (Instant::now(), Vec::new());
-    for _ in 0..load.tasks {
+/// Rows per second of all clients together.
+async fn insert_rows<DB: Plain>(pool: &Pool<DB>, fresh: &Arc<Fresh>, load: Load) -> f64 {
+    let until = end_of_run();
+    let (done, taken) = together((0..load.tasks).map(|_| {
         let (pool, fresh, payload) = (pool.clone(), Arc::clone(fresh), CounterEvent::counted(1).payload());
-        tasks.push(tokio::spawn(async move {
+        async move {
             let mut done = 0_u32;
-            while start.elapsed() < run_time() {
-                let insert = "INSERT INTO bench_event (stream_id, event_offset, payload) VALUES (?1, 0, ?2)";
-                let insert = sqlx::query(insert).bind(fresh.row()).bind(payload.as_slice()).execute(&pool);
-                insert.await.expect("inserts");
+            while Instant::now() < until {
+                DB::insert_row(&pool, fresh.row(), &payload).await;
                 done += 1;
             }
             done
-        }));
-    }
-    let mut done = 0;
-    for task in tasks {
-        done += task.await.expect("ends");
-    }
-    f64::from(done) / start.elapsed().as_secs_f64()
+        }
+    }))
+    .await;
+    per_second(done.iter().sum(), taken)
 }
 
 async fn write_raw(bed: &SqliteBed, fresh: &Fresh, load: Load) -> f64 {
     let payload = CounterEvent::counted(1).payload();
-    let (start, mut done) = (Instant::now(), 0_u32);
-    while start.elapsed() < run_time() {
+    let (start, until, mut done) = (Instant::now(), end_of_run(), 0_u32);
+    while Instant::now() < until {
         let row = fresh.row();
         bed.begin().await;
         for offset in 0..load.events {
@@ -130,30 +216,24 @@ async fn write_raw(bed: &SqliteBed, fresh: &Fresh, load: Load) -> f64 {
         bed.commit().await;
         done += 1;
     }
-    f64::from(done) / start.elapsed().as_secs_f64()
+    per_second(done, start.elapsed())
 }
 
 fn main() {
-    let mut rates = Rates::new(
-        "Units of work per second on SQLite: median (least–most); the ratio is that to units of work committed one by one",
-    );
-    on_sqlite(SETUP, |_, bed| {
-        let runtime = Runtime::new().expect("a runtime");
-        let (fresh, pool) = (Arc::new(Fresh::default()), bed.pool());
-        let alone = Persister::<Sqlite>::new();
-        let grouped = alone.clone().with_group_commit(pool);
-        for events in EVENTS {
-            for tasks in TASKS {
-                let load = Load { tasks, events };
-                let mut sides = [
-                    Rated::new("group commit", || runtime.block_on(execute(pool, &fresh, &grouped, load))),
-                    Rated::new("one-row INSERT, sqlx", || runtime.block_on(insert_rows(pool, &fresh, load))),
-                    Rated::new("plain driver", || runtime.block_on(write_raw(bed, &fresh, load))),
-                    Rated::new("one by one", || runtime.block_on(execute(pool, &fresh, &alone, load))),
-                ];
-                rates.compare(&format!("{events} events, {tasks} tasks"), SqliteBed::NAME, &mut sides);
-            }
-        }
-    });
-    rates.print();
+    let mut appends = Appends {
+        alone: Rates::new(
+            "Appends per second: median (least–most); the ratio is that to one-row INSERTs through sqlx on the same pool",
+        )
+        .with_rounds(ROUNDS),
+        grouped: Rates::new(
+            "Units of work per second on SQLite: median (least–most); the ratio is that to units of work committed one by one",
+        )
+        .with_rounds(ROUNDS),
+        verdicts: Verdicts::default(),
+    };
+    on_every_database(&mut appends);
+    on_sqlite(Setup::MANY_CLIENTS, |runtime, bed| appends.grouped(runtime, bed));
+    appends.alone.print();
+    appends.grouped.print();
+    appends.verdicts.print();
 }

@@ -53,7 +53,7 @@ async fn obtain_and_release(lock: &impl Lock, resource: &ResourceId, client: &Cl
 }
 
 impl Bench for Locks {
-    const SETUP: Setup = Setup { connections: 8, durable: false };
+    const SETUP: Setup = Setup { connections: 8, sqlite_connections: 8, ..Setup::ONE_CLIENT };
 
     fn run(&mut self, runtime: &Runtime, bed: &impl Bed) {
         self.uncontended(runtime, bed);

@@ -18,13 +18,19 @@ use tokio::sync::{mpsc, watch};
 
 mod support;
 use support::backlog::{Arrivals, Counter, CounterEvent, InOrder, Nowhere, instance, record};
-use support::bed::{Bed, Bench, Setup, on_every_database};
+use support::bed::{Bed, Bench, MARIADB, POSTGRES, SQLITE, Setup, on_every_database};
 use support::rates::{Rated, Rates};
 use support::side::is_measuring;
+use support::targets::{Target, Verdicts};
 
 const MESSAGES: u32 = 100_000;
 const STREAMS: u32 = 1_000;
 const BATCHES: [u32; 2] = [100, 1_000];
+/// Of one dispatcher, with the larger batches.
+const DRAIN: Target = Target::at_least(
+    "a backlog dispatched, against reading and deleting plain rows",
+    &[(SQLITE, 0.7), (POSTGRES, 0.7), (MARIADB, 0.7)],
+);
 const MANY_DISPATCHERS: u32 = 4;
 const POLL: Duration = Duration::from_millis(100);
 /// Nobody waits so long here: the dispatcher is woken, or stands still.
@@ -33,6 +39,7 @@ const NO_POLL: Duration = Duration::from_secs(60);
 struct Relay {
     drains: Rates,
     latencies: Vec<String>,
+    verdicts: Verdicts,
 }
 
 /// The messages that are to be drained again and again.
@@ -55,7 +62,7 @@ impl Backlog {
 }
 
 impl Bench for Relay {
-    const SETUP: Setup = Setup { connections: 24, durable: true };
+    const SETUP: Setup = Setup { connections: 24, sqlite_connections: 24, durable: true, ..Setup::ONE_CLIENT };
 
     fn run(&mut self, runtime: &Runtime, bed: &impl Bed) {
         self.relay(runtime, bed);
@@ -124,7 +131,11 @@ impl Relay {
             }),
         ];
         let beside = if beside_another { ", beside a long transaction" } else { "" };
-        self.drains.compare(&format!("drain, batches of {batch}{beside}"), B::NAME, &mut sides);
+        let drained = self.drains.compare(&format!("drain, batches of {batch}{beside}"), B::NAME, &mut sides);
+        if batch == BATCHES[1] && !beside_another {
+            let messages = format!(", {} messages, batches of {batch}", backlog.messages());
+            self.verdicts.judge(&DRAIN, &messages, B::NAME, drained.ratio(0, 2));
+        }
     }
 
     fn latencies<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
@@ -145,6 +156,7 @@ impl Relay {
             println!("| how | database | messages | p50 | p99 | longest |\n|---|---|--:|--:|--:|--:|");
             println!("{}\n", self.latencies.join("\n"));
         }
+        self.verdicts.print();
     }
 }
 
@@ -263,6 +275,7 @@ fn main() {
             "Draining the outbox, in messages per second: median (least–most); the ratio is that to the plain driver",
         ),
         latencies: Vec::new(),
+        verdicts: Verdicts::default(),
     };
     on_every_database(&mut relay);
     relay.print();

@@ -1,33 +1,55 @@
 //! Loading an instance: by all its events, and from a snapshot on.
 //!
-//! The yardstick is the plain driver reading the same payloads from a table with one row per event.
-//! It does nothing with them; "decoded" parses and applies them too, without checks. At the end
-//! both are compared in rounds, taking turns, and printed as a table.
+//! The yardstick is the plain driver reading the same payloads from a table with one row per event. It does nothing with
+//! them; "decoded" parses and applies them too, without checks. All sides take turns, in rounds.
+//!
+//! "Undecoded" are the store's pages of commits as they are read, with nothing made of them. Last, an instance at revision
+//! 1,000,000 is loaded beside one at revision 1,000 with as many events after its snapshot.
 
 use std::sync::Arc;
 
-use criterion::Criterion;
 use sagastore::sqlite::SqliteStore;
-use sagastore::{InstanceId, Persister, Saga, SagaStream};
+use sagastore::{Backend, InstanceId, LoadFrom, LoadRequest, MessageStore, Persister, Saga, SagaStream};
 use sqlx::Sqlite;
 use sqlx::pool::PoolConnection;
 use tokio::runtime::Runtime;
 
 mod support;
-use support::bed::{Bed, Bench, Setup, on_every_database, on_sqlite};
+use support::bed::{Bed, Bench, MARIADB, POSTGRES, SQLITE, Setup, on_every_database, on_sqlite};
 use support::cached_pages::CachedPages;
-use support::fill::{fill, tail_after_snapshot};
+use support::fill::{TAIL, fill, fill_in_large_units, tail_after_snapshot};
 use support::order::{Order, OrderState};
-use support::side::{Side, criterion, is_measuring, measure};
+use support::side::{Side, is_measuring};
 use support::sqlite::SqliteBed;
+use support::stock::Stock;
 use support::table::Table;
+use support::targets::{Target, Verdicts};
+
+/// Time against that of the plain driver, one event in a unit of work.
+const ONE_IN_A_UNIT: Target =
+    Target::at_most("replay undecoded, against raw event rows", &[(SQLITE, 1.5), (POSTGRES, 1.05), (MARIADB, 1.05)]);
+/// The same, five events in a unit of work.
+const FIVE_IN_A_UNIT: Target =
+    Target::at_most("replay undecoded, against raw event rows", &[(SQLITE, 1.0), (POSTGRES, 0.35), (MARIADB, 0.35)]);
+const LONG_STREAM: Target =
+    Target::at_most("load, against the same with a short stream", &[(SQLITE, 1.2), (POSTGRES, 1.2), (MARIADB, 1.2)]);
 
 const EVENTS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 const EVENTS_PER_UNIT: [u32; 2] = [1, 5];
+/// Streams that are also replayed undecoded have so many events at least.
+const UNDECODED_FROM: u32 = 1_000;
+/// How often the longest streams are repeated for the longest that are replayed undecoded.
+const REPEATED: u32 = 10;
+/// Rounds of what takes long.
+const ROUNDS: usize = 7;
+const SHORT_REVISION: u32 = 1_000;
+const LONG_REVISION: u32 = 1_000_000;
 
 struct Replay {
-    criterion: Criterion,
     table: Table,
+    undecoded: Table,
+    long: Table,
+    verdicts: Verdicts,
 }
 
 /// An instance, ready to be replayed.
@@ -58,6 +80,15 @@ impl Filled {
         Self { id, stream, events, per_unit }
     }
 
+    /// The same stream, so many times as long.
+    async fn repeated(self, bed: &impl Bed, times: u32) -> Self {
+        for time in 1..times {
+            let commits = self.events.div_ceil(self.per_unit);
+            bed.repeat(self.stream, commits.into(), self.events.into(), time.into()).await;
+        }
+        Self { events: self.events * times, ..self }
+    }
+
     fn name(&self) -> String {
         format!("{} events, {} in a unit", self.events, self.per_unit)
     }
@@ -67,6 +98,25 @@ impl Filled {
         let loaded = persister.load_instance(&Order, conn, &self.id).await.expect("loads").expect("is there");
         assert_eq!(loaded.instance().revision.get(), u64::from(self.events));
         loaded.load_report().replayed_events
+    }
+
+    /// The pages of its commits, by the store; nothing is decoded.
+    async fn read_pages<DB: Backend>(&self, conn: &mut PoolConnection<DB>) -> usize {
+        let stream = SagaStream::new(Order.persistence_key(), &self.id).expect("valid");
+        let (store, request) =
+            (DB::Store::default(), LoadRequest { stream: &stream, from: LoadFrom::Start, handled: None });
+        let mut page = store.load(conn, &request).await.expect("loads").page;
+        let (mut bytes, mut events) = (0, 0);
+        loop {
+            for commit in &page.commits {
+                bytes += commit.body.len();
+                events += commit.event_count;
+            }
+            let Some(last) = page.commits.last().filter(|_| page.more) else { break };
+            page = store.read_commits(conn, &stream.name, last.commit_number).await.expect("reads");
+        }
+        assert_eq!(events, self.events);
+        bytes
     }
 
     async fn read_events(&self, bed: &impl Bed, from: u32) -> usize {
@@ -112,6 +162,16 @@ impl Bench for Replay {
                 self.replay_tail(runtime, bed, stream, tail);
             }
         }
+        let longest = streams.iter().map(|stream| stream.events).max().unwrap_or(0);
+        for stream in streams.iter().filter(|stream| stream.events >= UNDECODED_FROM.min(longest)) {
+            self.replay_undecoded(runtime, bed, stream);
+        }
+        for stream in streams.into_iter().filter(|stream| stream.events == longest) {
+            let stream = runtime.block_on(stream.repeated(bed, REPEATED));
+            runtime.block_on(bed.settle());
+            self.replay_undecoded(runtime, bed, &stream);
+        }
+        self.load_long(runtime, bed);
     }
 }
 
@@ -143,7 +203,7 @@ impl Replay {
             }),
             Side::new("raw event rows, decoded", runtime, async || {
                 let mut state = OrderState::default();
-                stream.read_snapshot(bed, |body| state = decode_snapshot(body)).await;
+                stream.read_snapshot(bed, |body| state = OrderState::decode(body)).await;
                 stream.fold(bed, from, state).await
             }),
             Side::new("raw commit rows", runtime, async || {
@@ -153,14 +213,59 @@ impl Replay {
         self.compare::<B>("snapshot and tail", &stream.name(), &mut sides);
     }
 
+    fn replay_undecoded<B: Bed>(&mut self, runtime: &Runtime, bed: &B, stream: &Filled) {
+        let mut conn = runtime.block_on(bed.pool().acquire()).expect("a connection");
+        let mut sides = [
+            Side::new("pages of the store", runtime, async || stream.read_pages::<B::Driver>(&mut conn).await),
+            Side::new("raw event rows", runtime, async || stream.read_events(bed, 0).await),
+        ];
+        let measured = self.undecoded.compare(&format!("undecoded: {}", stream.name()), B::NAME, &mut sides);
+        let target = if stream.per_unit == 1 { &ONE_IN_A_UNIT } else { &FIVE_IN_A_UNIT };
+        self.verdicts.judge(target, &format!(": {}", stream.name()), B::NAME, measured.ratio(0, 1));
+    }
+
+    fn load_long<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
+        let long = if is_measuring() { LONG_REVISION } else { 2 * SHORT_REVISION };
+        let persister = Persister::<B::Driver>::new();
+        let ids = [long, SHORT_REVISION].map(|revision| {
+            let id = InstanceId::new(format!("revision {revision}")).expect("valid");
+            runtime.block_on(fill_in_large_units(bed, &id, revision));
+            id
+        });
+        runtime.block_on(bed.settle());
+        let mut conns = [0, 1].map(|_| runtime.block_on(bed.pool().acquire()).expect("a connection"));
+        let [long_conn, short_conn] = &mut conns;
+        let mut sides = [
+            Side::new("revision 1,000,000", runtime, async || {
+                load_tail::<B>(&persister, long_conn, &ids[0], long).await
+            }),
+            Side::new("revision 1,000", runtime, async || {
+                load_tail::<B>(&persister, short_conn, &ids[1], SHORT_REVISION).await
+            }),
+        ];
+        let measured = self.long.compare("snapshot and tail", B::NAME, &mut sides);
+        let detail = format!(": revision {long} and {SHORT_REVISION}, a tail of {TAIL}");
+        self.verdicts.judge(&LONG_STREAM, &detail, B::NAME, measured.ratio(0, 1));
+    }
+
     fn compare<B: Bed>(&mut self, how: &str, what: &str, sides: &mut [Side<'_>]) {
-        measure(&mut self.criterion, &format!("replay/{}/{how}", B::NAME), what, sides);
         self.table.compare(&format!("{how}: {what}"), B::NAME, sides);
     }
 }
 
+async fn load_tail<B: Bed>(
+    persister: &Persister<B::Driver>,
+    conn: &mut PoolConnection<B::Driver>,
+    id: &InstanceId,
+    revision: u32,
+) {
+    let loaded = persister.load_instance(&Stock, conn, id).await.expect("loads").expect("is there");
+    assert_eq!(loaded.instance().revision.get(), u64::from(revision));
+    assert_eq!(loaded.load_report().replayed_events, u64::from(TAIL));
+}
+
 /// What the library does itself: its store answers from memory. Beside it, parsing and applying the payloads.
-fn replay_without_database(runtime: &Runtime, bed: &SqliteBed, stream: &Filled, out: (&mut Criterion, &mut Table)) {
+fn replay_without_database(runtime: &Runtime, bed: &SqliteBed, stream: &Filled, table: &mut Table) {
     let mut conn = runtime.block_on(bed.pool().acquire()).expect("a connection");
     let saga_stream = SagaStream::new(Order.persistence_key(), &stream.id).expect("valid");
     let store = SqliteStore::default();
@@ -176,30 +281,28 @@ fn replay_without_database(runtime: &Runtime, bed: &SqliteBed, stream: &Filled, 
             state
         }),
     ];
-    measure(out.0, "replay/no database", &stream.name(), &mut sides);
-    out.1.compare(&format!("replay: {}", stream.name()), "none", &mut sides);
-}
-
-fn decode_snapshot(body: &[u8]) -> OrderState {
-    let decoded = bincode::serde::decode_from_slice(body, bincode::config::standard());
-    decoded.expect("a state").0
+    table.compare(&format!("replay: {}", stream.name()), "none", &mut sides);
 }
 
 fn main() {
     let mut replay = Replay {
-        criterion: criterion(),
         table: Table::new(
             "Loading an instance, in rounds; the ratio is the library's time over that of the plain driver",
         ),
+        undecoded: Table::new("Reading all commits of a stream, with nothing decoded").with_rounds(ROUNDS),
+        long: Table::new("Loading an instance with a long history and one with a short one"),
+        verdicts: Verdicts::default(),
     };
     on_every_database(&mut replay);
     let mut in_memory = Table::new("The same without a database: rows from memory, beside parsing and applying alone");
     on_sqlite(Setup::ONE_CLIENT, |runtime, bed| {
         for stream in Filled::all(runtime, bed) {
-            replay_without_database(runtime, bed, &stream, (&mut replay.criterion, &mut in_memory));
+            replay_without_database(runtime, bed, &stream, &mut in_memory);
         }
     });
-    replay.criterion.final_summary();
     replay.table.print();
     in_memory.print();
+    replay.undecoded.print();
+    replay.long.print();
+    replay.verdicts.print();
 }

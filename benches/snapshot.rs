@@ -4,24 +4,38 @@
 //! The yardstick is the plain driver: for saving, one event row and the upsert of a row with the same
 //! bytes, in one transaction; for loading, the select of that row. Beginning the transaction and
 //! loading the instance do not count towards saving, on neither side; encoding the state and
-//! committing do.
+//! committing do. All commit durably.
+//!
+//! Whole units of work, loading included, are also compared with each other: one that takes a snapshot, and one that
+//! does not.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use sagastore::{Backend, InstanceId, Outbox, Persister, Saga, SnapshotFrequency, SnapshotRepository, StreamName};
+use sagastore::{
+    Backend, Error, Executed, InstanceId, Outbox, Persister, Saga, SnapshotFrequency, SnapshotRepository, StreamName,
+};
 use sqlx::pool::PoolConnection;
 use tokio::runtime::Runtime;
 
 mod support;
-use support::bed::{Bed, Bench, on_every_database};
+use support::bed::{Bed, Bench, MARIADB, POSTGRES, SQLITE, Setup, on_every_database};
 use support::side::{Side, criterion, is_measuring, measure};
 use support::stock::{Stock, StockEvent, StockState};
 use support::table::Table;
+use support::targets::{Target, Verdicts};
 
 const STATE_BYTES: [(&str, u32); 4] =
     [("1 KiB", 1 << 10), ("10 KiB", 10 << 10), ("100 KiB", 100 << 10), ("1 MiB", 1 << 20)];
+
+/// Time of a whole unit of work.
+const SNAPSHOT_TAKEN: Target = Target::at_most(
+    "unit of work that takes a snapshot, against one that takes none",
+    &[(SQLITE, 2.0), (POSTGRES, 2.0), (MARIADB, 2.0)],
+);
+/// The size of that state.
+const COMPARED_STATE: (&str, u32) = ("2 KiB", 2 << 10);
 
 /// Units of work without a snapshot after which one is taken, so that their loads stay short.
 const UNITS_BETWEEN_SNAPSHOTS: u32 = 50;
@@ -30,6 +44,8 @@ struct Snapshots {
     criterion: Criterion,
     saving: Table,
     loading: Table,
+    whole: Table,
+    verdicts: Verdicts,
 }
 
 /// An instance with a snapshot, and its bytes in the plain driver's table.
@@ -73,6 +89,20 @@ impl<'b, B: Bed> Stocked<'b, B> {
         start.elapsed()
     }
 
+    /// A whole unit of work, loading included.
+    async fn execute(&self, persister: &Persister<B::Driver>) -> Duration {
+        let start = Instant::now();
+        let executed: Result<Executed<()>, Error> = persister
+            .execute(self.bed.pool(), &Stock, &self.id, None, |unit| {
+                unit.publish(StockEvent::Sold { article: 7 }).map(drop)
+            })
+            .await;
+        let executed = executed.expect("executes");
+        let taken = start.elapsed();
+        assert!(!executed.is_already_handled());
+        taken
+    }
+
     async fn load(&self, persister: &Persister<B::Driver>, conn: &mut PoolConnection<B::Driver>) -> u64 {
         let loaded = persister.load_instance(&Stock, conn, &self.id).await.expect("loads").expect("is there");
         assert_eq!(loaded.load_report().replayed_events, 0);
@@ -105,7 +135,10 @@ async fn save<B: Bed>(bed: &B, persister: &Persister<B::Driver>, id: &InstanceId
 }
 
 impl Bench for Snapshots {
+    const SETUP: Setup = Setup { durable: true, untested: true, ..Setup::ONE_CLIENT };
+
     fn run(&mut self, runtime: &Runtime, bed: &impl Bed) {
+        self.whole(runtime, bed);
         let sizes = if is_measuring() { &STATE_BYTES[..] } else { &STATE_BYTES[..2] };
         for (index, (size, bytes)) in sizes.iter().enumerate() {
             let stocked = runtime.block_on(Stocked::new(bed, size, *bytes));
@@ -134,6 +167,24 @@ impl Snapshots {
         ];
         measure(&mut self.criterion, &format!("snapshot/{}/save", B::NAME), "none", &mut sides);
         self.saving.compare("save, no snapshot", B::NAME, &mut sides);
+    }
+
+    /// Both find a snapshot of their last revision.
+    fn whole<B: Bed>(&mut self, runtime: &Runtime, bed: &B) {
+        let (size, bytes) = COMPARED_STATE;
+        let stocked = |what: &str| runtime.block_on(Stocked::new(bed, &format!("{size}, {what}"), bytes));
+        let (taking, sparing) = (stocked("taking"), stocked("sparing"));
+        let (with, without) = (taking_snapshots(true), taking_snapshots(false));
+        let mut sides = [
+            Side::timing_itself("with a snapshot", runtime, async || taking.execute(&with).await),
+            Side::timing_itself("without", runtime, async || {
+                let taken = sparing.execute(&without).await;
+                sparing.execute(&with).await;
+                taken
+            }),
+        ];
+        let measured = self.whole.compare(&format!("execute, state of {size}"), B::NAME, &mut sides);
+        self.verdicts.judge(&SNAPSHOT_TAKEN, &format!(": state of {size}"), B::NAME, measured.ratio(0, 1));
     }
 
     fn save_with<B: Bed>(&mut self, runtime: &Runtime, stocked: &Stocked<'_, B>, size: &str) {
@@ -169,9 +220,13 @@ fn main() {
             "Saving a unit of work with one event, in rounds; the ratio is the library's time over that of the plain driver",
         ),
         loading: Table::new("Loading an instance from its snapshot, in rounds"),
+        whole: Table::new("Whole units of work, in rounds; the ratio is the time with a snapshot over that without"),
+        verdicts: Verdicts::default(),
     };
     on_every_database(&mut snapshots);
     snapshots.criterion.final_summary();
     snapshots.saving.print();
     snapshots.loading.print();
+    snapshots.whole.print();
+    snapshots.verdicts.print();
 }

@@ -1,10 +1,19 @@
 //! A database to measure on, and the plain driver as the yardstick beside it.
 
-use sagastore::{Backend, StreamName};
+use sagastore::StreamName;
 use sqlx::Pool;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
+use super::plain::Plain;
 use super::sqlite::SqliteBed;
+
+/// The databases' names in every table.
+pub(crate) const SQLITE: &str = "SQLite";
+pub(crate) const POSTGRES: &str = "PostgreSQL";
+pub(crate) const MARIADB: &str = "MariaDB";
+
+/// In microseconds.
+pub(crate) const HOUR: i64 = 3_600_000_000;
 
 /// A database with the library's tables, and tables as a program without the library has them:
 /// `bench_event` with one row per event, `bench_state` with one row per instance, and `bench_outbox` with one
@@ -13,7 +22,7 @@ use super::sqlite::SqliteBed;
 /// The plain driver uses a connection of its own, prepared statements, and the numbers of the
 /// streams; it neither checks nor decodes what it reads.
 pub(crate) trait Bed: Sized {
-    type Driver: Backend;
+    type Driver: Plain;
 
     const NAME: &'static str;
 
@@ -57,6 +66,14 @@ pub(crate) trait Bed: Sized {
 
     async fn delete_raw_outbox(&self, keys: &[i64]);
 
+    /// Adds the first commits of a stream, and its first events in the plain driver's table, once more behind it: for the
+    /// `time`-th time.
+    async fn repeat(&self, stream: i64, commits: i64, events: i64, time: i64);
+
+    /// Deletes the library's commits after so many of each stream, the plain driver's events from an offset on, and both
+    /// outboxes.
+    async fn cut(&self, commits: i64, events: i64);
+
     async fn begin(&self);
 
     async fn commit(&self);
@@ -68,16 +85,27 @@ pub(crate) trait Bed: Sized {
 /// How a database is set up.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
-    /// Of the library's pool.
+    /// Of the pool on a server.
     pub(crate) connections: u32,
+    /// Of the pool on a file.
+    pub(crate) sqlite_connections: u32,
     /// Whether SQLite flushes its log at every commit, for the library and for the plain driver. The servers
     /// are as they are.
     pub(crate) durable: bool,
+    /// Whether the pool hands out its connections untested: a test would be one more round trip on either side.
+    pub(crate) untested: bool,
+    /// Whether clients run on several threads.
+    pub(crate) parallel: bool,
 }
 
 impl Setup {
     /// The disk's mood is not measured.
-    pub(crate) const ONE_CLIENT: Self = Self { connections: 2, durable: false };
+    pub(crate) const ONE_CLIENT: Self =
+        Self { connections: 2, sqlite_connections: 2, durable: false, untested: false, parallel: false };
+
+    /// As many connections as clients; where there is one writer, more than a few only stand in each other's way.
+    pub(crate) const MANY_CLIENTS: Self =
+        Self { connections: 32, sqlite_connections: 8, durable: true, untested: true, parallel: true };
 }
 
 /// A measurement that can be done on any database.
@@ -91,14 +119,14 @@ pub(crate) trait Bench {
 pub(crate) fn on_every_database<T: Bench>(bench: &mut T) {
     on_sqlite(T::SETUP, |runtime, bed| bench.run(runtime, bed));
     #[cfg(feature = "postgres")]
-    if let Some(url) = given("PostgreSQL", "SAGASTORE_TEST_POSTGRES_URL") {
-        run_on(super::postgres::PostgresBed::open(&url, T::SETUP), |runtime, bed| bench.run(runtime, bed));
+    if let Some(url) = given(POSTGRES, "SAGASTORE_TEST_POSTGRES_URL") {
+        run_on(T::SETUP, super::postgres::PostgresBed::open(&url, T::SETUP), |runtime, bed| bench.run(runtime, bed));
     }
     #[cfg(not(feature = "postgres"))]
     println!("PostgreSQL is not measured: the feature `postgres` is off");
     #[cfg(feature = "mysql")]
-    if let Some(url) = given("MariaDB", "SAGASTORE_TEST_MYSQL_URL") {
-        run_on(super::mysql::MySqlBed::open(&url, T::SETUP), |runtime, bed| bench.run(runtime, bed));
+    if let Some(url) = given(MARIADB, "SAGASTORE_TEST_MYSQL_URL") {
+        run_on(T::SETUP, super::mysql::MySqlBed::open(&url, T::SETUP), |runtime, bed| bench.run(runtime, bed));
     }
     #[cfg(not(feature = "mysql"))]
     println!("MariaDB is not measured: the feature `mysql` is off");
@@ -107,19 +135,20 @@ pub(crate) fn on_every_database<T: Bench>(bench: &mut T) {
 /// Runs on SQLite only.
 pub(crate) fn on_sqlite(setup: Setup, run: impl FnOnce(&Runtime, &SqliteBed)) {
     let folder = tempfile::tempdir().expect("a folder");
-    run_on(SqliteBed::open(folder.path(), setup), run);
+    run_on(setup, SqliteBed::open(folder.path(), setup), run);
 }
 
 /// Runs on PostgreSQL only, if there is one.
 #[cfg(feature = "postgres")]
 pub(crate) fn on_postgres(setup: Setup, run: impl FnOnce(&Runtime, &super::postgres::PostgresBed)) {
-    if let Some(url) = given("PostgreSQL", "SAGASTORE_TEST_POSTGRES_URL") {
-        run_on(super::postgres::PostgresBed::open(&url, setup), run);
+    if let Some(url) = given(POSTGRES, "SAGASTORE_TEST_POSTGRES_URL") {
+        run_on(setup, super::postgres::PostgresBed::open(&url, setup), run);
     }
 }
 
-fn run_on<B: Bed>(open: impl Future<Output = B>, run: impl FnOnce(&Runtime, &B)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+fn run_on<B: Bed>(setup: Setup, open: impl Future<Output = B>, run: impl FnOnce(&Runtime, &B)) {
+    let mut runtime = if setup.parallel { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let runtime = runtime.enable_all().build().expect("a runtime");
     // A connection that is dropped between two runs goes back to its pool by a task.
     let _context = runtime.enter();
     let bed = runtime.block_on(open);

@@ -1,7 +1,7 @@
 //! A message store that answers from memory: what is left is what the library does itself.
 
 use async_trait::async_trait;
-use sagastore::{CommitNumber, CommitPage, Envelope, LoadRequest, Loaded, MessageStore, Offset, RecordedEvent};
+use sagastore::{CommitNumber, CommitPage, Envelope, Head, LoadRequest, Loaded, MessageStore, Offset, RecordedEvent};
 use sagastore::{Result, SagaStream, StreamName, UnitCommit};
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
@@ -66,7 +66,7 @@ impl MessageStore<Sqlite> for CachedPages {
         unreachable!("only loads are measured")
     }
 
-    async fn commit(&self, _: &mut Transaction<'_, Sqlite>, _: &UnitCommit<'_>) -> Result<bool> {
+    async fn commit(&self, _: &mut Transaction<'_, Sqlite>, _: &UnitCommit<'_>) -> Result<Option<Head>> {
         unreachable!("only loads are measured")
     }
 }

@@ -1,10 +1,11 @@
 //! Streams to replay.
 
 use sagastore::{Envelope, Inbound, InstanceId, JSON_CONTENT_TYPE, MessageId, MessageKind, MessageType};
-use sagastore::{Offset, Outbox, Persister, Saga, SnapshotFrequency, StreamName};
+use sagastore::{MAX_UNIT_MESSAGES, Offset, Outbox, Persister, Saga, SnapshotFrequency, StreamName};
 
 use super::bed::Bed;
 use super::order::{Order, OrderEvent};
+use super::stock::{Stock, StockEvent};
 
 /// Events after the snapshot.
 pub(crate) const TAIL: u32 = 20;
@@ -50,8 +51,32 @@ pub(crate) async fn fill<B: Bed>(bed: &B, id: &InstanceId, events: u32, per_unit
     number
 }
 
+/// Writes an instance up to a revision, with as few units of work as the limits allow, the last [`TAIL`] events one by
+/// one after a snapshot.
+pub(crate) async fn fill_in_large_units<B: Bed>(bed: &B, id: &InstanceId, revision: u32) {
+    let largest = u32::try_from(MAX_UNIT_MESSAGES).expect("small");
+    let (mut done, snapshot_at) = (0, revision - TAIL);
+    let mut tx = Persister::<B::Driver>::new().begin(bed.pool()).await.expect("begins");
+    while done < revision {
+        let (frequency, count) = match done {
+            done if done < snapshot_at => (SnapshotFrequency::every(1), largest.min(snapshot_at - done)),
+            _ => (SnapshotFrequency::Never, 1),
+        };
+        let persister = Persister::<B::Driver>::new().with_snapshot_frequency(frequency);
+        let mut unit = persister.begin_unit_of_work(&Stock, &mut tx, Outbox, id).await.expect("loads");
+        for number in done..done + count {
+            let filled = StockEvent::Filled { articles: 20 };
+            let event = if number == 0 { filled } else { StockEvent::Sold { article: number } };
+            unit.publish(event).expect("publishes");
+        }
+        assert!(persister.save(&mut tx, unit).await.expect("saves").is_changed());
+        done += count;
+    }
+    tx.commit().await.expect("commits");
+}
+
 /// As a unit of work would have recorded them while it handled a message.
-fn envelopes(events: &[OrderEvent]) -> Vec<Envelope> {
+pub(crate) fn envelopes(events: &[OrderEvent]) -> Vec<Envelope> {
     let cause = Inbound::from(MessageId::new());
     let envelope = |event: &OrderEvent| {
         let (tag, payload) = (event.message_type(), serde_json::to_vec(event).expect("encodes"));

@@ -8,7 +8,7 @@ use sagastore::StreamName;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions};
 use sqlx::{MySql, MySqlPool};
 
-use super::bed::{Bed, Setup};
+use super::bed::{Bed, HOUR, MARIADB, Setup};
 
 /// The database that is made for the run.
 const DATABASE: &str = "sagastore_bench";
@@ -33,8 +33,11 @@ impl MySqlBed {
         raw.query_drop("DROP DATABASE IF EXISTS sagastore_bench").expect("makes a database");
         raw.query_drop("CREATE DATABASE sagastore_bench").expect("makes a database");
         let options: MySqlConnectOptions = url.parse().expect("an address");
-        let pool =
-            MySqlPoolOptions::new().max_connections(setup.connections).connect_with(options.database(DATABASE)).await;
+        let pool = MySqlPoolOptions::new()
+            .max_connections(setup.connections)
+            .test_before_acquire(!setup.untested)
+            .connect_with(options.database(DATABASE))
+            .await;
         let pool = pool.expect("a pool");
         let _ = sagastore::migrate(&pool).await.expect("migrates");
         let named = OptsBuilder::from_opts(Opts::from_url(url).expect("an address")).db_name(Some(DATABASE));
@@ -92,7 +95,7 @@ impl MySqlBed {
 impl Bed for MySqlBed {
     type Driver = MySql;
 
-    const NAME: &'static str = "MariaDB";
+    const NAME: &'static str = MARIADB;
 
     fn pool(&self) -> &MySqlPool {
         &self.pool
@@ -168,6 +171,56 @@ impl Bed for MySqlBed {
     async fn delete_raw_outbox(&self, keys: &[i64]) {
         let keys: Vec<_> = keys.iter().map(i64::to_string).collect();
         self.run(&format!("DELETE FROM bench_outbox WHERE message_no IN ({})", keys.join(",")));
+    }
+
+    async fn repeat(&self, stream: i64, commits: i64, events: i64, time: i64) {
+        let sql = format!(
+            "INSERT INTO saga_commit (
+                stream_id,
+                commit_no,
+                first_offset,
+                event_count,
+                message_count,
+                completed,
+                causation_id,
+                correlation_id,
+                recorded_at,
+                checksum,
+                contents,
+                body
+            )
+            SELECT
+                stream_id,
+                commit_no + {time} * {commits},
+                first_offset + {time} * {events},
+                event_count,
+                message_count,
+                completed,
+                causation_id,
+                correlation_id,
+                recorded_at + {time} * {HOUR},
+                checksum,
+                contents,
+                body
+            FROM saga_commit
+            WHERE stream_id = {stream}
+                AND commit_no <= {commits}"
+        );
+        self.run(&sql);
+        let sql = format!(
+            "INSERT INTO bench_event (stream_id, event_offset, payload)
+            SELECT stream_id, event_offset + {time} * {events}, payload
+            FROM bench_event
+            WHERE stream_id = {stream} AND event_offset < {events}"
+        );
+        self.run(&sql);
+    }
+
+    async fn cut(&self, commits: i64, events: i64) {
+        self.run(&format!("DELETE FROM saga_commit WHERE commit_no > {commits}"));
+        self.run("UPDATE saga_commit SET undelivered = NULL WHERE undelivered IS NOT NULL");
+        self.run(&format!("DELETE FROM bench_event WHERE event_offset >= {events}"));
+        self.run("DELETE FROM bench_outbox");
     }
 
     async fn begin(&self) {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) struct Order;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum OrderEvent {
     LineAdded { line: u32, article: String, title: String, quantity: u32, cents: u64, warehouse: String },
     PaymentNoted { payment: String, cents: u64, bank: String, reference: String, accepted: bool },
@@ -38,6 +38,16 @@ impl OrderState {
     /// What a program without this library does with a row: parse it, and apply it.
     pub(crate) fn apply_json(&mut self, payload: &[u8]) {
         self.apply(&serde_json::from_slice(payload).expect("an event"));
+    }
+
+    /// As a snapshot has it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        bincode::serde::encode_to_vec(self, bincode::config::standard()).expect("encodes")
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Self {
+        let decoded = bincode::serde::decode_from_slice(body, bincode::config::standard());
+        decoded.expect("a state").0
     }
 }
 

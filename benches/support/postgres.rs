@@ -8,7 +8,7 @@ use sqlx::{PgPool, Postgres};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
-use super::bed::{Bed, Setup};
+use super::bed::{Bed, HOUR, POSTGRES, Setup};
 
 /// The database that is made for the run.
 const DATABASE: &str = "sagastore_bench";
@@ -34,8 +34,11 @@ impl PostgresBed {
             server.batch_execute(statement).await.expect("makes a database");
         }
         let options: PgConnectOptions = url.parse().expect("an address");
-        let pool =
-            PgPoolOptions::new().max_connections(setup.connections).connect_with(options.database(DATABASE)).await;
+        let pool = PgPoolOptions::new()
+            .max_connections(setup.connections)
+            .test_before_acquire(!setup.untested)
+            .connect_with(options.database(DATABASE))
+            .await;
         let pool = pool.expect("a pool");
         let _ = sagastore::migrate(&pool).await.expect("migrates");
         let mut config: Config = url.parse().expect("an address");
@@ -100,7 +103,7 @@ impl PostgresBed {
 impl Bed for PostgresBed {
     type Driver = Postgres;
 
-    const NAME: &'static str = "PostgreSQL";
+    const NAME: &'static str = POSTGRES;
 
     fn pool(&self) -> &PgPool {
         &self.pool
@@ -173,6 +176,60 @@ impl Bed for PostgresBed {
 
     async fn delete_raw_outbox(&self, keys: &[i64]) {
         self.raw.execute(&self.delete_outbox, &[&keys]).await.expect("deletes");
+    }
+
+    async fn repeat(&self, stream: i64, commits: i64, events: i64, time: i64) {
+        let sql = format!(
+            "INSERT INTO saga_commit (
+                stream_id,
+                commit_no,
+                first_offset,
+                event_count,
+                message_count,
+                completed,
+                xid,
+                causation_id,
+                correlation_id,
+                recorded_at,
+                checksum,
+                contents,
+                body
+            )
+            SELECT
+                stream_id,
+                commit_no + {time} * {commits},
+                first_offset + {time} * {events},
+                event_count,
+                message_count,
+                completed,
+                xid,
+                causation_id,
+                correlation_id,
+                recorded_at + {time} * {HOUR},
+                checksum,
+                contents,
+                body
+            FROM saga_commit
+            WHERE stream_id = {stream}
+                AND commit_no <= {commits}"
+        );
+        self.raw.batch_execute(&sql).await.expect("repeats");
+        let sql = format!(
+            "INSERT INTO bench_event (stream_id, event_offset, payload)
+            SELECT stream_id, event_offset + {time} * {events}, payload
+            FROM bench_event
+            WHERE stream_id = {stream} AND event_offset < {events}"
+        );
+        self.raw.batch_execute(&sql).await.expect("repeats");
+    }
+
+    async fn cut(&self, commits: i64, events: i64) {
+        let sql = format!(
+            "DELETE FROM saga_commit WHERE commit_no > {commits};
+            DELETE FROM bench_event WHERE event_offset >= {events};
+            TRUNCATE saga_outbox, bench_outbox"
+        );
+        self.raw.batch_execute(&sql).await.expect("deletes");
     }
 
     async fn begin(&self) {

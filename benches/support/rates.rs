@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::measured::Measured;
 use super::side::is_measuring;
 
 const ROUNDS: usize = 5;
@@ -21,34 +22,42 @@ impl<'a> Rated<'a> {
 /// A table in Markdown, with medians and, in brackets, least and most. The last side is the yardstick.
 pub(crate) struct Rates {
     title: &'static str,
+    rounds: usize,
     head: Vec<&'static str>,
     lines: Vec<String>,
 }
 
 impl Rates {
     pub(crate) fn new(title: &'static str) -> Self {
-        Self { title, head: Vec::new(), lines: Vec::new() }
+        Self { title, rounds: ROUNDS, head: Vec::new(), lines: Vec::new() }
     }
 
-    /// Lets the sides take turns, as [`medians_in_rounds`](super::table::medians_in_rounds) does, and keeps the result.
-    pub(crate) fn compare(&mut self, what: &str, database: &str, sides: &mut [Rated<'_>]) {
+    pub(crate) fn with_rounds(self, rounds: usize) -> Self {
+        Self { rounds, ..self }
+    }
+
+    /// Compares the sides by rounds and keeps the result as a line.
+    pub(crate) fn compare(&mut self, what: &str, database: &str, sides: &mut [Rated<'_>]) -> Measured {
         if self.head.is_empty() {
             self.head = sides.iter().map(|side| side.name).collect();
         }
-        let mut rates = vec![Vec::new(); sides.len()];
-        for _ in 0..if is_measuring() { ROUNDS } else { 1 } {
-            for (side, rates) in sides.iter_mut().zip(&mut rates) {
-                rates.push((side.run)());
-            }
-        }
-        let yardstick = rates.pop().expect("a yardstick");
+        let measured = Measured::in_rounds((what, database), self.rounds, sides.len(), |side| (sides[side].run)());
+        let yardstick = sides.len() - 1;
         let mut line = format!("| {what} | {database} |");
-        for rates in rates {
-            let ratios: Vec<f64> = rates.iter().zip(&yardstick).map(|(rate, yardstick)| rate / yardstick).collect();
-            let _ = write!(line, " {} | {} |", spread(rates, 0), spread(ratios, 2));
+        for side in 0..yardstick {
+            let _ = write!(line, " {:.0} | {} |", measured.of(side), measured.ratio(side, yardstick));
         }
-        let _ = write!(line, " {} |", spread(yardstick, 0));
+        let _ = write!(line, " {:.0} |", measured.of(yardstick));
         self.lines.push(line);
+        measured
+    }
+
+    /// As [`compare`](Self::compare), after a round that does not count: connections are made, and statements prepared.
+    pub(crate) fn compare_warm(&mut self, what: &str, database: &str, sides: &mut [Rated<'_>]) -> Measured {
+        for side in sides.iter_mut().filter(|_| is_measuring()) {
+            (side.run)();
+        }
+        self.compare(what, database, sides)
     }
 
     /// Prints nothing if nothing was measured.
@@ -59,10 +68,4 @@ impl Rates {
         let lines = self.lines.join("\n");
         println!("\n{}\n\n| what | database |{head} {yardstick} |\n|---|---|{rule}--:|\n{lines}\n", self.title);
     }
-}
-
-fn spread(mut values: Vec<f64>, digits: usize) -> String {
-    values.sort_by(f64::total_cmp);
-    let (least, middle, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
 }

@@ -50,8 +50,8 @@ impl<'a> Side<'a> {
 pub(crate) fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(10)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_millis(700))
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(300))
         .without_plots()
         .configure_from_args()
 }

@@ -7,7 +7,7 @@ use sagastore::StreamName;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool};
 
-use super::bed::{Bed, Setup};
+use super::bed::{Bed, HOUR, SQLITE, Setup};
 
 /// With a write-ahead log, which is flushed at every commit only if that was asked for.
 pub(crate) struct SqliteBed {
@@ -25,7 +25,8 @@ impl SqliteBed {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(synchronous);
         let pool = SqlitePoolOptions::new()
-            .max_connections(setup.connections)
+            .max_connections(setup.sqlite_connections)
+            .test_before_acquire(!setup.untested)
             .connect_with(options)
             .await
             .expect("a database");
@@ -67,7 +68,7 @@ impl SqliteBed {
 impl Bed for SqliteBed {
     type Driver = Sqlite;
 
-    const NAME: &'static str = "SQLite";
+    const NAME: &'static str = SQLITE;
 
     const ONE_WRITER: bool = true;
 
@@ -153,6 +154,60 @@ impl Bed for SqliteBed {
         let sql = "DELETE FROM bench_outbox WHERE message_no IN (SELECT value FROM json_each(?1))";
         let keys = serde_json::to_string(keys).expect("encodes");
         self.raw.prepare_cached(sql).expect("prepares").execute([keys]).expect("deletes");
+    }
+
+    async fn repeat(&self, stream: i64, commits: i64, events: i64, time: i64) {
+        let sql = format!(
+            "INSERT INTO saga_commit (
+                stream_id,
+                commit_no,
+                first_offset,
+                event_count,
+                message_count,
+                completed,
+                causation_id,
+                correlation_id,
+                recorded_at,
+                checksum,
+                contents,
+                body
+            )
+            SELECT
+                stream_id,
+                commit_no + {time} * {commits},
+                first_offset + {time} * {events},
+                event_count,
+                message_count,
+                completed,
+                causation_id,
+                correlation_id,
+                recorded_at + {time} * {HOUR},
+                checksum,
+                contents,
+                body
+            FROM saga_commit
+            WHERE stream_id = {stream}
+                AND commit_no <= {commits}"
+        );
+        self.raw.execute_batch(&sql).expect("repeats");
+        let sql = format!(
+            "INSERT INTO bench_event (stream_id, event_offset, payload)
+            SELECT stream_id, event_offset + {time} * {events}, payload
+            FROM bench_event
+            WHERE stream_id = {stream} AND event_offset < {events}"
+        );
+        self.raw.execute_batch(&sql).expect("repeats");
+    }
+
+    async fn cut(&self, commits: i64, events: i64) {
+        let sql = format!(
+            "DELETE FROM saga_commit WHERE commit_no > {commits};
+            UPDATE saga_commit SET undelivered = NULL WHERE undelivered IS NOT NULL;
+            DELETE FROM bench_event WHERE event_offset >= {events};
+            DELETE FROM bench_outbox;
+            PRAGMA wal_checkpoint (TRUNCATE)"
+        );
+        self.raw.execute_batch(&sql).expect("deletes");
     }
 
     async fn begin(&self) {
