@@ -15,7 +15,7 @@ use super::site::Site;
 use super::{chaos, scaled};
 
 const PAYLOAD_BYTES: usize = 1024;
-const EVENTS_IN_A_UNIT: i64 = 20;
+const EVENTS_IN_A_UNIT: i64 = 100;
 /// Much less than the history's payloads.
 const MOST_MEMORY_KIB: u64 = 64 * 1024;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
