@@ -3,6 +3,8 @@
 //! Variants: `cold` loads each instance from the database, `groups` commits units of work of many callers together
 //! (SQLite only).
 
+use std::time::Duration;
+
 use compare_protocol::{Arguments, CONNECTIONS, Server, run};
 use sagastore::{Backend, Persister};
 use sqlx::Pool;
@@ -14,6 +16,9 @@ mod counter;
 mod whole;
 
 use whole::Whole;
+
+/// So long that all who want to write get their turn.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() {
@@ -27,8 +32,11 @@ async fn main() {
 
 async fn sqlite(arguments: &Arguments) {
     let options: SqliteConnectOptions = arguments.database.parse().expect("a file");
-    let options =
-        options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    let options = options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT);
     let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options).await.expect("opens");
     let persister = match arguments.variant.as_str() {
         "groups" => Persister::new().with_group_commit(&pool),

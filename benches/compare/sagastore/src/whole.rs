@@ -1,5 +1,5 @@
 use compare_protocol::{Peer, Tally};
-use sagastore::{Backend, InstanceId, Persister};
+use sagastore::{Backend, DEFAULT_SNAPSHOT_FREQUENCY, InstanceId, Persister, SnapshotFrequency};
 use sqlx::{Database, Pool};
 
 use crate::counter::{Counter, Event};
@@ -33,16 +33,20 @@ fn id(instance: &str) -> InstanceId {
 }
 
 impl<DB: Backend> Peer for Whole<DB> {
-    /// A transaction around many units of work stores what each would store by itself.
+    /// A transaction around many units of work stores what each would store by itself. A history that ends with a
+    /// snapshot anyway has more of them on the way, of which only the last is loaded.
     async fn start(&self, instance: &str, events: u32) {
+        let ends_with_snapshot = u64::from(events) % DEFAULT_SNAPSHOT_FREQUENCY.get() == 0;
+        let frequency = if ends_with_snapshot { SnapshotFrequency::every(20) } else { SnapshotFrequency::default() };
+        let persister = self.persister.clone().with_snapshot_frequency(frequency);
         let id = id(instance);
-        let mut tx = self.persister.begin(&self.pool).await.expect("begins");
+        let mut tx = persister.begin(&self.pool).await.expect("begins");
         for _ in 0..events {
-            let unit = self.persister.begin_unit_of_work(&Counter, &mut tx, sagastore::Outbox, &id);
+            let unit = persister.begin_unit_of_work(&Counter, &mut tx, sagastore::Outbox, &id);
             let mut unit = unit.await.expect("loads");
             let step = unit.instance().data.decide(0);
             unit.publish(Event::Counted(step)).expect("publishes");
-            assert!(self.persister.save(&mut tx, unit).await.expect("saves").is_changed());
+            assert!(persister.save(&mut tx, unit).await.expect("saves").is_changed());
         }
         tx.commit().await.expect("commits");
     }

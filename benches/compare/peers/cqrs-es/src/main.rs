@@ -1,5 +1,7 @@
 //! cqrs-es with its stores for the three databases, without snapshots, as `postgres_cqrs` and the like make it.
 
+use std::time::Duration;
+
 use compare_protocol::{Arguments, CONNECTIONS, Server, run};
 use mysql_es::MysqlEventRepository;
 use postgres_es::PostgresEventRepository;
@@ -12,6 +14,9 @@ mod counter;
 mod framework;
 
 use framework::Framework;
+
+/// So long that all who want to write get their turn.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() {
@@ -30,6 +35,7 @@ async fn sqlite(arguments: &Arguments) {
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true);
     let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options).await.expect("opens");
     if arguments.is_preparing() {

@@ -6,7 +6,8 @@ use compare_protocol::{Arguments, CONNECTIONS, Peer, Tally, run};
 use disintegrate::serde::json::Json;
 use disintegrate::{DecisionError, EventSourcedStateStore, LoadState, NoSnapshot};
 use disintegrate_postgres::{Error, PgDecisionMaker, PgEventId, PgEventStore, decision_maker};
-use sqlx::postgres::PgPoolOptions;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 mod counter;
 
@@ -23,15 +24,23 @@ struct Decisions {
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::read();
+    if arguments.is_preparing() {
+        migrate(&arguments.database).await;
+    }
     let pool = PgPoolOptions::new().max_connections(CONNECTIONS);
     let pool = pool.connect(&arguments.database).await.expect("connects");
-    let store = if arguments.is_preparing() {
-        PgEventStore::try_new(pool, Json::default()).await.expect("makes the tables")
-    } else {
-        PgEventStore::new_uninitialized(pool, Json::default())
-    };
+    let store = PgEventStore::new_uninitialized(pool, Json::default());
     let states = Arc::new(EventSourcedStateStore::new(store.clone(), NoSnapshot));
     run(&arguments, &Decisions { maker: Arc::new(decision_maker(store, NoSnapshot)), states }).await;
+}
+
+/// Makes the tables, also before PostgreSQL 16, which was the first to know the hexadecimal number in a function of disintegrate's:
+/// the function is not checked when it is made, and is then replaced by itself with the number in decimal.
+async fn migrate(database: &str) {
+    let options: PgConnectOptions = database.parse().expect("a URL");
+    let pool = PgPool::connect_with(options.options([("check_function_bodies", "off")])).await.expect("connects");
+    Events::try_new(pool.clone(), Json::default()).await.expect("makes the tables");
+    sqlx::raw_sql(include_str!("begin_epoch.sql")).execute(&pool).await.expect("replaces the function");
 }
 
 /// Whether the decision may be made again. Events that others wrote at the same time hide newer ones from a reader for a while,

@@ -1,6 +1,8 @@
 //! evento on the three databases. It writes a snapshot after every commit, in a transaction of its own, and events as
 //! bincode.
 
+use std::time::Duration;
+
 use compare_protocol::{Arguments, CONNECTIONS, Server, run};
 use evento::migrator::{Migrate, Plan};
 use sqlx::mysql::MySqlPoolOptions;
@@ -11,6 +13,9 @@ mod counter;
 mod store;
 
 use store::Store;
+
+/// So long that all who want to write get their turn.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() {
@@ -24,8 +29,11 @@ async fn main() {
 
 async fn sqlite(arguments: &Arguments) {
     let options: SqliteConnectOptions = arguments.database.parse().expect("a file");
-    let options =
-        options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    let options = options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT);
     let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options).await.expect("opens");
     if arguments.is_preparing() {
         let migrator = evento::sql_migrator::new::<sqlx::Sqlite>().expect("a migrator");
