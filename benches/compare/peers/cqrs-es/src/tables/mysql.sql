@@ -1,9 +1,9 @@
--- The table of mysql-es, as its db/init.sql makes it.
+-- The table of mysql-es, as its db/init.sql makes it, but with NOT NULL where MariaDB takes it too.
 CREATE TABLE events
 (
     aggregate_type varchar(255)                 NOT NULL,
     aggregate_id   varchar(255)                 NOT NULL,
-    sequence       bigint CHECK (sequence >= 0) NOT NULL,
+    sequence       bigint                       NOT NULL CHECK (sequence >= 0),
     event_type     text                         NOT NULL,
     event_version  text                         NOT NULL,
     payload        json                         NOT NULL,
