@@ -30,7 +30,8 @@ mod tests {
 
     #[test]
     fn a_step_has_about_200_bytes() {
+        // Around it comes the name of the event, as each library stores it.
         let json = serde_json::to_vec(&Step::new(1_000)).expect("encodes");
-        assert!((190..=210).contains(&json.len()), "{}", json.len());
+        assert!((180..=200).contains(&json.len()), "{}", json.len());
     }
 }
