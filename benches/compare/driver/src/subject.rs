@@ -60,6 +60,7 @@ pub(crate) const GROUPS: &str = "sagastore, groups";
 
 const WAYS: &[Way] = &[
     (COLD, "compare-sagastore", "cold", &Server::ALL),
+    (CACHED, "compare-sagastore", "cached", &Server::ALL),
     (GROUPS, "compare-sagastore", "groups", &[Server::Sqlite]),
     ("cqrs-es", "compare-cqrs-es", "default", &Server::ALL),
     ("esrs", "compare-esrs", "default", &[Server::Postgres]),

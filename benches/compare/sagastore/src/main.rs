@@ -1,22 +1,24 @@
 //! sagastore, with its outbox: each event is published, and waits to be sent.
 //!
-//! Variants: `cold` loads each instance from the database, `groups` commits units of work of many callers together
-//! (SQLite only).
+//! Variants: `cold` loads each instance from the database, `cached` keeps instances in memory, `groups` commits units of
+//! work of many callers together (SQLite only).
 
 use std::time::Duration;
 
 use compare_protocol::{Arguments, CONNECTIONS, Server, run};
-use sagastore::{Backend, Persister};
+use sagastore::{Backend, Persister, mysql, postgres, sqlite};
 use sqlx::Pool;
-use sqlx::mysql::MySqlPoolOptions;
-use sqlx::postgres::PgPoolOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::mysql::MySqlConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 
 mod counter;
 mod whole;
 
 use whole::Whole;
 
+/// More instances than there are.
+const KEPT: usize = 100_000;
 /// So long that all who want to write get their turn.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -24,37 +26,37 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 async fn main() {
     let arguments = Arguments::read();
     match arguments.server() {
-        Server::Sqlite => sqlite(&arguments).await,
-        Server::Postgres => postgres(&arguments).await,
-        Server::MySql => mysql(&arguments).await,
+        Server::Sqlite => on_sqlite(&arguments).await,
+        Server::Postgres => on_postgres(&arguments).await,
+        Server::MySql => on_mysql(&arguments).await,
     }
 }
 
-async fn sqlite(arguments: &Arguments) {
+async fn on_sqlite(arguments: &Arguments) {
     let options: SqliteConnectOptions = arguments.database.parse().expect("a file");
-    let options = options
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(BUSY_TIMEOUT);
-    let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options).await.expect("opens");
+    let options = sqlite::connect_options(options.create_if_missing(true)).busy_timeout(BUSY_TIMEOUT);
+    let pool = sqlite::pool_options().max_connections(CONNECTIONS).connect_with(options).await.expect("opens");
     let persister = match arguments.variant.as_str() {
         "groups" => Persister::new().with_group_commit(&pool),
-        variant => with_variant(variant),
+        variant => with_variant(variant, &pool),
     };
     measure(arguments, pool, persister).await;
 }
 
-async fn postgres(arguments: &Arguments) {
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS);
-    let pool = pool.connect(&arguments.database).await.expect("connects");
-    measure(arguments, pool, with_variant(&arguments.variant)).await;
+async fn on_postgres(arguments: &Arguments) {
+    let options: PgConnectOptions = arguments.database.parse().expect("an address");
+    let pool = postgres::pool_options().max_connections(CONNECTIONS);
+    let pool = pool.connect_with(postgres::connect_options(options)).await.expect("connects");
+    let persister = with_variant(&arguments.variant, &pool);
+    measure(arguments, pool, persister).await;
 }
 
-async fn mysql(arguments: &Arguments) {
-    let pool = MySqlPoolOptions::new().max_connections(CONNECTIONS);
-    let pool = pool.connect(&arguments.database).await.expect("connects");
-    measure(arguments, pool, with_variant(&arguments.variant)).await;
+async fn on_mysql(arguments: &Arguments) {
+    let options: MySqlConnectOptions = arguments.database.parse().expect("an address");
+    let pool = mysql::pool_options().max_connections(CONNECTIONS);
+    let pool = pool.connect_with(mysql::connect_options(options)).await.expect("connects");
+    let persister = with_variant(&arguments.variant, &pool);
+    measure(arguments, pool, persister).await;
 }
 
 async fn measure<DB: Backend>(arguments: &Arguments, pool: Pool<DB>, persister: Persister<DB>) {
@@ -64,9 +66,10 @@ async fn measure<DB: Backend>(arguments: &Arguments, pool: Pool<DB>, persister: 
     run(arguments, &Whole::new(pool, persister)).await;
 }
 
-fn with_variant<DB: Backend>(variant: &str) -> Persister<DB> {
+fn with_variant<DB: Backend>(variant: &str, pool: &Pool<DB>) -> Persister<DB> {
     match variant {
         "cold" => Persister::new(),
+        "cached" => Persister::new().with_instance_cache(pool, KEPT),
         other => panic!("no such variant: {other}"),
     }
 }
