@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::error::{Error, Result};
 use crate::message_store::{Head, MessageStore, UnitCommit};
 use crate::owned_commit::OwnedCommit;
+use crate::pool;
 
 /// Most units of work in one group: beyond, the cost of a commit has long been shared, and the first of a
 /// group only waits longer.
@@ -69,8 +70,7 @@ impl<DB: Database> CommitQueue<DB> {
 
     /// Waits for a place. Nothing may be held meanwhile that others need to give theirs back.
     pub(crate) async fn place(&self, pool: &Pool<DB>) -> Result<Place> {
-        // Clones of one pool share its options.
-        if !Arc::ptr_eq(&self.0.pool.connect_options(), &pool.connect_options()) {
+        if !pool::is_same(&self.0.pool, pool) {
             return Err(Error::invalid("pool", "the persister commits its units of work in groups on another pool"));
         }
         let place = Arc::clone(&self.0.places).acquire_owned().await;

@@ -19,11 +19,7 @@ impl<DB: Database> GuardedConnection<DB> {
     /// One of the pool's, for `doing`.
     pub(crate) async fn take(pool: &Pool<DB>, store: &dyn MessageStore<DB>, doing: &'static str) -> Result<Self> {
         let conn = pool.acquire().await.map_err(|error| store.classify(doing, error))?;
-        Ok(Self::new(conn, store))
-    }
-
-    fn new(conn: PoolConnection<DB>, store: &dyn MessageStore<DB>) -> Self {
-        Self { conn, close: !store.survives_dropped_calls() }
+        Ok(Self { conn, close: !store.survives_dropped_calls() })
     }
 
     /// Gives it back to its pool.

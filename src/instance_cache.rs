@@ -8,6 +8,7 @@ use sqlx::{Database, Pool};
 
 use crate::ids::Revision;
 use crate::message_store::Head;
+use crate::pool;
 use crate::saga::Instance;
 use crate::stream_name::StreamName;
 
@@ -39,8 +40,7 @@ impl<DB: Database> InstanceCache<DB> {
 
     /// It keeps what is in the database of this pool.
     pub(crate) fn serves(&self, pool: &Pool<DB>) -> bool {
-        // Clones of one pool share its options.
-        Arc::ptr_eq(&self.pool.connect_options(), &pool.connect_options())
+        pool::is_same(&self.pool, pool)
     }
 
     /// Takes an instance out. Whoever comes for it meanwhile does not find it: of two units of work on the same state only

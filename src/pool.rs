@@ -9,11 +9,12 @@
 )]
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::pool::{PoolConnectionMetadata, PoolOptions};
-use sqlx::{Connection, Database};
+use sqlx::{Connection, Database, Pool};
 
 /// How long a writer waits for another one, on SQLite for the file and on MySQL for a row. PostgreSQL has no such bound here,
 /// because it would also cut off a process that waits until another one has migrated the tables.
@@ -45,6 +46,11 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Statements that a connection keeps prepared: room for all of the library's, about a hundred, and as many of the program's.
 pub const STATEMENT_CACHE: usize = 200;
+
+/// True for clones of one pool, which share its options.
+pub(crate) fn is_same<DB: Database>(one: &Pool<DB>, other: &Pool<DB>) -> bool {
+    Arc::ptr_eq(&one.connect_options(), &other.connect_options())
+}
 
 /// For a server.
 pub(crate) fn server_options<DB: Database>() -> PoolOptions<DB> {

@@ -64,7 +64,7 @@ impl<DB: Database> Persister<DB> {
         let Some(prepared) = self.prepare(unit).ok().filter(|prepared| !prepared.unchanged) else { return Ok(None) };
         let taken = prepared.taken();
         let written = match &self.queue {
-            Some(queue) if !self.is_alone(unit, &prepared) => {
+            Some(queue) if !self.needs_transaction(unit, &prepared) => {
                 let place = queue.place(call.pool).await?;
                 queue.commit(place, None, self.owned_commit(unit, prepared)).await?
             }

@@ -38,7 +38,7 @@ impl<DB: Database> Persister<DB> {
         let value = decide(&mut unit)?;
         let save = async {
             let prepared = self.prepare(&unit)?;
-            if prepared.unchanged || self.is_alone(&unit, &prepared) {
+            if prepared.unchanged || self.needs_transaction(&unit, &prepared) {
                 return self.save_prepared(&mut conn, &unit, &prepared).await;
             }
             let taken = prepared.taken();

@@ -166,7 +166,7 @@ impl<DB: Database> Persister<DB> {
         unit: &UnitOfWork<'_, S, T>,
         prepared: &Prepared,
     ) -> Result<Option<Head>> {
-        if !self.is_alone(unit, prepared) {
+        if !self.needs_transaction(unit, prepared) {
             return self.store.commit_alone(conn, &self.as_commit(unit, prepared)).await;
         }
         let mut tx = self.store.begin(conn).await?;
@@ -174,8 +174,12 @@ impl<DB: Database> Persister<DB> {
         self.commit_in_parts(tx, unit, prepared).await
     }
 
-    /// It needs a transaction of its own, with more in it than the message store's commit.
-    pub(super) fn is_alone<S: Saga, T: Sender>(&self, unit: &UnitOfWork<'_, S, T>, prepared: &Prepared) -> bool {
+    /// There is more in its transaction than the message store's commit.
+    pub(super) fn needs_transaction<S: Saga, T: Sender>(
+        &self,
+        unit: &UnitOfWork<'_, S, T>,
+        prepared: &Prepared,
+    ) -> bool {
         self.has_separate_parts(unit, prepared) || !unit.fences.is_empty()
     }
 

@@ -4,8 +4,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 use crate::pool::{ACQUIRE_TIMEOUT, LOCK_WAIT, STATEMENT_CACHE};
 
-/// Connections of a pool on one file. SQLite has one writer at a time: beyond a few connections more gain little (1, 2, 4, 8 and 16
-/// reached 353, 577, 633, 673 and 673 units of work per second on a busy machine of two cores).
+/// Connections of a pool on one file. SQLite has one writer at a time: beyond a few connections more gain little.
 pub const FILE_CONNECTIONS: u32 = 4;
 
 /// Sets what this library does well with, for a program that opens its file with nothing of its own.

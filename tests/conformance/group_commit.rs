@@ -22,6 +22,8 @@ sqlite_clauses! {
     calls_that_are_dropped_at_any_step_leave_all_or_nothing: SQLITE,
     a_pool_that_is_closed_is_told_and_closes: SQLITE_FILE,
     another_pool_is_refused: SQLITE_FILE,
+    instances_in_memory_are_committed_together: SQLITE_FILE,
+    who_has_no_connection_waits_for_one: SQLITE_FILE,
     a_runtime_that_is_shut_down_takes_nobody_with_it: SQLITE_FILE,
     a_killed_process_has_lost_nothing_that_it_answered: SQLITE_FILE,
 }
@@ -379,5 +381,57 @@ async fn a_killed_process_has_lost_nothing_that_it_answered(db: TestDb<Sqlite>) 
         let there = db.state(&Counter, &id).await?.map_or(0, |(_, revision)| revision);
         assert!(there >= revision, "instance {id}: revision {revision} was answered, {there} is there");
     }
+    Ok(())
+}
+
+async fn instances_in_memory_are_committed_together(db: TestDb<Sqlite>) -> Clause {
+    let persister = grouped(&db).with_instance_cache(db.pool(), 64);
+    let works = || (0..6).map(|number| work(number, 1)).collect::<Vec<_>>();
+    for revision_after in 1..=3 {
+        let before = db.count("SELECT COUNT(DISTINCT recorded_at) FROM saga_commit").await?;
+        for answer in together(&db, &persister, works()).await? {
+            assert_eq!(revision(&answer), revision_after);
+        }
+        if revision_after > 1 {
+            // The first alone, and the others at one time.
+            assert_eq!(db.count("SELECT COUNT(DISTINCT recorded_at) FROM saga_commit").await?, before + 2);
+        }
+    }
+    // Each of them was in memory until somebody else wrote.
+    for number in 0..6 {
+        db.publish(&Order, &number.to_string(), [note("by another")]).await?;
+    }
+    for answer in together(&db, &persister, works()).await? {
+        assert_eq!(revision(&answer), 5);
+    }
+    Ok(())
+}
+
+async fn who_has_no_connection_waits_for_one(db: TestDb<Sqlite>) -> Clause {
+    let pool = db.second_pool(1).await?;
+    let persister = db.persister().with_group_commit(&pool).with_instance_cache(&pool, 64);
+    let execute = |number: u32| {
+        let (persister, pool) = (persister.clone(), pool.clone());
+        async move {
+            let id = instance(&number.to_string());
+            let done = persister.execute(&pool, &Order, &id, None, |unit| {
+                unit.publish(note("n"))?;
+                Ok::<_, Error>(unit.load_report().cached)
+            });
+            done.await
+        }
+    };
+    for number in 0..4 {
+        assert!(matches!(execute(number).await?, Executed::Done { value: false, .. }));
+    }
+    let only = pool.acquire().await?;
+    let mut calls: JoinSet<_> = (0..4).map(execute).collect();
+    tokio::time::sleep(SETTLED).await;
+    assert!(calls.try_join_next().is_none(), "nothing can be written without a connection");
+    drop(only);
+    while let Some(done) = calls.join_next().await {
+        assert!(matches!(done??, Executed::Done { value: true, conflicts: 0, .. }));
+    }
+    assert_eq!(db.count("SELECT COUNT(*) FROM saga_commit").await?, 8);
     Ok(())
 }
