@@ -5,7 +5,7 @@ use crate::message_store::{LoadFrom, Loaded, PAGE_BYTES, PAGE_COMMITS, StreamRow
 use crate::row::{self, CommitColumns, SnapshotColumns};
 use crate::saga::SagaStream;
 
-/// What a row of the answer is; any other number is the commit that handled the message.
+/// What a row of the answer is, where it has rows of several kinds; any other number is the commit that handled the message.
 pub(crate) const STREAM: i32 = 0;
 pub(crate) const SNAPSHOT: i32 = 1;
 pub(crate) const COMMIT: i32 = 2;
@@ -41,12 +41,6 @@ impl LoadAnswer {
     pub(crate) fn push(&mut self, commit: CommitColumns) {
         self.bytes = self.bytes.saturating_add(commit.size());
         self.commits.push(commit);
-    }
-
-    /// True if the first commit has this number.
-    #[cfg(feature = "mysql")]
-    pub(crate) fn begins_at(&self, commit_no: i64) -> bool {
-        self.commits.first().is_some_and(|first| first.commit_no == commit_no)
     }
 
     pub(crate) fn into_loaded(self, stream: &SagaStream) -> Result<Loaded> {

@@ -1,169 +1,146 @@
 //! All that a unit of work starts from, in one statement.
 
 use futures_util::TryStreamExt;
+use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
+use uuid::Uuid;
 
 use super::{classify, read, text};
 use crate::error::Result;
-use crate::load_answer::{COMMIT, LoadAnswer, SNAPSHOT, STREAM};
+use crate::load_answer::LoadAnswer;
 use crate::message_store::{LoadRequest, Loaded, PAGE_COMMITS, StreamRow};
-use crate::row::SnapshotColumns;
+use crate::row::{CommitColumns, SnapshotColumns};
 
 pub(super) async fn load(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
-    match select_from_snapshot(conn, request).await {
+    match select(conn, request).await {
         Ok(answer) => answer.into_loaded(request.stream),
         Err(error) => Err(classify("loading an instance", error)),
     }
 }
 
-/// The tail begins at the largest commit number of any snapshot. A damaged one may claim a larger number than
-/// the newest has: then the tail is read again from where it should begin.
-async fn select_from_snapshot(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
-    let mut answer = select(conn, request, request.from.commit_no()).await?;
-    if let Some(snapshot) = answer.snapshot.take() {
-        if !answer.begins_at(snapshot.commit_no) {
-            answer = select(conn, request, Some(snapshot.commit_no)).await?;
-        }
-        answer.snapshot = Some(snapshot);
+async fn select(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
+    let handled = request.handled.map(|id| id.as_uuid());
+    let (mut answer, handled_by) = select_tail(conn, request, handled).await?;
+    if let (Some(commit_no), Some(stream)) = (handled_by, &answer.stream) {
+        answer.handled = select_commit(conn, stream.key, commit_no).await?;
     }
     Ok(answer)
 }
 
-async fn select(conn: &mut MySqlConnection, request: &LoadRequest<'_>, from: Option<i64>) -> sqlx::Result<LoadAnswer> {
-    let name = request.stream.name.as_str().as_bytes();
+/// The tail, with the newest snapshot beside its first commit, and the number of the commit that handled the message.
+///
+/// Streams without commits are not found: they mean nothing.
+async fn select_tail(
+    conn: &mut MySqlConnection,
+    request: &LoadRequest<'_>,
+    handled: Option<Uuid>,
+) -> sqlx::Result<(LoadAnswer, Option<i64>)> {
+    let (name, from) = (request.stream.name.as_str().as_bytes(), request.from.commit_no());
+    // Each table but the last has at most one row, known before the tail is planned, or all of the stream would be read.
+    // That is why the newest snapshot is looked up by a maximum that an index answers. One statement with joins costs
+    // the server less than a union of as many.
     let mut rows = sqlx::query(
         "SELECT
-            0                 AS part,
-            s.stream_id       AS commit_no,
-            NULL              AS first_offset,
-            NULL              AS event_count,
-            NULL              AS completed,
-            NULL              AS recorded_at,
-            NULL              AS causation_id,
-            NULL              AS correlation_id,
-            NULL              AS checksum,
-            NULL              AS contents,
-            NULL              AS body,
-            s.persistence_key AS persistence_key
-        FROM saga_stream AS s
-        WHERE s.stream_name = ?
-        UNION ALL
-        (
-            SELECT
-                1,
-                n.commit_no,
-                n.revision,
-                n.data_version,
-                NULL,
-                NULL,
-                NULL,
-                NULL,
-                n.checksum,
-                n.content_type,
-                n.body,
-                n.persistence_key
-            FROM saga_stream AS s
-            STRAIGHT_JOIN saga_snapshot AS n
-                ON n.stream_id = s.stream_id
-            WHERE s.stream_name = ?
-                AND CAST(? AS SIGNED) IS NULL
-            ORDER BY n.revision DESC
-            LIMIT 1
-        )
-        UNION ALL
-        (
-            SELECT
-                2,
-                c.commit_no,
-                c.first_offset,
-                c.event_count,
-                c.completed,
-                c.recorded_at,
-                c.causation_id,
-                c.correlation_id,
-                c.checksum,
-                c.contents,
-                c.body,
-                NULL
-            FROM saga_stream AS s
-            STRAIGHT_JOIN saga_commit AS c
-                ON c.stream_id = s.stream_id
-            WHERE s.stream_name = ?
-                AND c.commit_no >= COALESCE(
-                    CAST(? AS SIGNED),
-                    (
-                        SELECT MAX(commit_no)
-                        FROM saga_snapshot
-                        WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = ?)
-                    ),
-                    0
-                )
-            ORDER BY c.commit_no
-            LIMIT ?
-        )
-        UNION ALL
-        SELECT
-            3,
+            c.commit_no,
+            c.first_offset,
+            c.event_count,
+            c.completed,
+            c.recorded_at,
+            c.causation_id,
+            c.correlation_id,
+            c.checksum,
+            IF(c.commit_no = a.commit_no, NULL, c.contents),
+            IF(c.commit_no = a.commit_no, NULL, c.body),
+            s.stream_id,
+            s.persistence_key,
             h.commit_no,
-            h.first_offset,
-            h.event_count,
-            h.completed,
-            h.recorded_at,
-            h.causation_id,
-            h.correlation_id,
-            h.checksum,
-            h.contents,
-            h.body,
-            NULL
+            n.persistence_key,
+            n.revision,
+            n.commit_no,
+            n.data_version,
+            n.checksum,
+            IF(c.commit_no = COALESCE(a.commit_no, 1), n.content_type, NULL),
+            IF(c.commit_no = COALESCE(a.commit_no, 1), n.body, NULL)
         FROM saga_stream AS s
-        STRAIGHT_JOIN saga_commit AS h
+        LEFT JOIN saga_snapshot AS n
+            ON n.stream_id = s.stream_id
+            AND n.revision = (
+                SELECT MAX(revision)
+                FROM saga_snapshot
+                WHERE stream_id = (SELECT stream_id FROM saga_stream WHERE stream_name = ?)
+            )
+            AND CAST(? AS SIGNED) IS NULL
+        LEFT JOIN saga_commit AS a -- at which the snapshot was taken
+            ON a.stream_id = s.stream_id
+            AND a.commit_no = COALESCE(CAST(? AS SIGNED), n.commit_no)
+        LEFT JOIN saga_commit AS h -- which handled the message
             ON h.stream_id = s.stream_id
+            AND h.handled_message_id = ?
+        STRAIGHT_JOIN saga_commit AS c
+            ON c.stream_id = s.stream_id
+            AND c.commit_no >= COALESCE(a.commit_no, 0)
         WHERE s.stream_name = ?
-            AND h.handled_message_id = ?",
+        ORDER BY c.commit_no
+        LIMIT ?",
     )
-    // The commit to begin at must be known before the tail is planned, or all of the stream is read: a maximum
-    // that an index answers is; a row that is sorted out, or looked up for each stream, is not.
-    .bind(name)
     .bind(name)
     .bind(from)
-    .bind(name)
     .bind(from)
+    .bind(handled)
     .bind(name)
     .bind(PAGE_COMMITS)
-    .bind(name)
-    .bind(request.handled.map(|id| id.as_uuid()))
     .fetch(conn);
-    let (mut answer, mut start) = (LoadAnswer::default(), from);
+    let (mut answer, mut handled_by) = (LoadAnswer::default(), None);
     while let Some(row) = rows.try_next().await? {
-        match row.try_get::<i32, _>(0)? {
-            STREAM => {
-                let persistence_key = row.try_get::<Option<Vec<u8>>, _>(11)?.map(text).transpose()?;
-                answer.stream = Some(StreamRow { key: row.try_get(1)?, persistence_key });
-            }
-            SNAPSHOT => {
-                let commit_no = row.try_get(1)?;
-                start = Some(commit_no);
-                answer.snapshot = Some(SnapshotColumns {
-                    persistence_key: text(row.try_get(11)?)?,
-                    revision: row.try_get(2)?,
-                    commit_no,
-                    data_version: row.try_get(3)?,
-                    content_type: row.try_get(9)?,
-                    checksum: row.try_get(8)?,
-                    body: row.try_get(10)?,
-                });
-            }
-            COMMIT if answer.is_full() => answer.cut = true,
-            COMMIT => {
-                let mut commit = read::columns(&row, 1)?;
-                if start == Some(commit.commit_no) {
-                    // It only tells its place. To have the server leave its contents out costs more.
-                    (commit.contents, commit.body) = (None, None);
-                }
-                answer.push(commit);
-            }
-            _ => answer.handled = Some(read::columns(&row, 1)?),
+        if answer.stream.is_none() {
+            let persistence_key = row.try_get::<Option<Vec<u8>>, _>(11)?.map(text).transpose()?;
+            answer.stream = Some(StreamRow { key: row.try_get(10)?, persistence_key });
+            answer.snapshot = snapshot(&row)?;
+            handled_by = row.try_get(12)?;
+        }
+        if answer.is_full() {
+            answer.cut = true;
+        } else {
+            answer.push(read::columns(&row, 0)?);
         }
     }
-    Ok(answer)
+    Ok((answer, handled_by))
+}
+
+fn snapshot(row: &MySqlRow) -> sqlx::Result<Option<SnapshotColumns>> {
+    let Some(body) = row.try_get(19)? else { return Ok(None) };
+    Ok(Some(SnapshotColumns {
+        persistence_key: text(row.try_get(13)?)?,
+        revision: row.try_get(14)?,
+        commit_no: row.try_get(15)?,
+        data_version: row.try_get(16)?,
+        checksum: row.try_get(17)?,
+        content_type: row.try_get(18)?,
+        body,
+    }))
+}
+
+/// A message is rarely handled again: its commit is worth a statement of its own.
+async fn select_commit(conn: &mut MySqlConnection, key: i64, commit_no: i64) -> sqlx::Result<Option<CommitColumns>> {
+    let row = sqlx::query(
+        "SELECT
+            commit_no,
+            first_offset,
+            event_count,
+            completed,
+            recorded_at,
+            causation_id,
+            correlation_id,
+            checksum,
+            contents,
+            body
+        FROM saga_commit
+        WHERE stream_id = ?
+            AND commit_no = ?",
+    )
+    .bind(key)
+    .bind(commit_no)
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| read::columns(&row, 0)).transpose()
 }

@@ -245,8 +245,10 @@ async fn one_statement_fetches_the_snapshot_and_the_events_after_it<DB: Subject>
     let unit = db.persister().load_instance(&Counter, &mut conn, &instance("1")).await?.unwrap();
     let statements = log.lines(&["rows_returned="]);
     assert_eq!(unit.load_report().replayed_events, 30);
-    // The stream, the snapshot, the place at which it was taken, and the thirty commits after it.
+    // The place at which the snapshot was taken, the thirty commits after it, and the stream and the snapshot: beside
+    // the place, or as rows of their own.
     assert_eq!(statements.len(), 1, "{statements:?}");
-    assert!(statements[0].contains("rows_returned=33 "), "{statements:?}");
+    let rows = ["rows_returned=31 ", "rows_returned=33 "];
+    assert!(rows.iter().any(|rows| statements[0].contains(rows)), "{statements:?}");
     Ok(())
 }
