@@ -53,6 +53,9 @@ impl StreamPage<'_> {
         if count == 0 {
             return (last < from).then(Vec::new);
         }
+        if count > i64::from(limit) {
+            return None;
+        }
         let mut numbers = lists.next()?;
         let mut commits = PackedCommits::new(&mut lists, self.ids, self.contents, self.body)?;
         let end = from.checked_add(count)?;
