@@ -114,6 +114,7 @@ mod session_lock_pooler;
 mod session_lock_transaction;
 #[cfg(feature = "postgres")]
 mod session_lock_waits;
+mod shuffled;
 mod small_units;
 mod snapshot;
 mod snapshot_due;
@@ -206,6 +207,7 @@ fn main() -> ExitCode {
         rollback::clauses,
         sagas::clauses,
         serialization::clauses,
+        shuffled::clauses,
         #[cfg(feature = "postgres")]
         session_lock::clauses,
         #[cfg(feature = "postgres")]

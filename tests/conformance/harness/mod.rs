@@ -17,6 +17,7 @@ mod processes;
 mod proxy;
 mod relay;
 pub(crate) mod sample;
+mod shuffle;
 mod sqlite;
 mod subject;
 mod suite;
@@ -36,6 +37,7 @@ pub(crate) use mode::*;
 pub(crate) use processes::{Part, Process, play_lease_client};
 pub(crate) use proxy::Proxy;
 pub(crate) use relay::{Relay, Sent, amount, attempts, quick};
+pub(crate) use shuffle::shuffled;
 #[allow(unused_imports, reason = "a tool for clauses with more than one database")]
 pub(crate) use subject::{Subject, unique_name};
 pub(crate) use suite::{Suite, each_database};
