@@ -58,6 +58,7 @@ async fn run_seeds<DB: Subject>(db: TestDb<DB>, theme: Theme) -> Clause {
         Ok(seed) => vec![seed.parse()?],
         Err(_) => (1..=scaled(10, 500)).collect(),
     };
+    let cases = seeds.len();
     for seed in seeds {
         let steps = steps::steps(theme, seed, STEPS);
         if let Err(first) = run(&db, theme, format!("s{seed}x"), &steps).await {
@@ -65,6 +66,7 @@ async fn run_seeds<DB: Subject>(db: TestDb<DB>, theme: Theme) -> Clause {
             anyhow::bail!("seed {seed} of {theme:?}, steps:\n{}{fault:#}", list(&steps));
         }
     }
+    println!("models: {}: {theme:?}: {cases} cases of {STEPS} steps", db.mode());
     Ok(())
 }
 
