@@ -1,0 +1,180 @@
+//! A run on SQLite: a load in a process of its own, which is killed, and of which the file is held by another.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use sagastore::check::check_data;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection};
+
+use super::deck::Deck;
+use super::disk::Disk;
+use super::place::Place;
+use super::process::Process;
+use super::report::{self, Report};
+use super::site::{Patience, Site};
+use super::{journal, ledger, length, load, scaled, seed};
+
+/// How long this process waits for the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// At least one log is to be so large when the load is killed.
+const LARGE_LOG: u64 = 4 * 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Busy,
+    Full,
+    Fill,
+}
+
+/// Injects faults, and counts them.
+struct Injector {
+    place: Place,
+    disk: Option<Disk>,
+    deck: Deck<Fault>,
+    load: Process,
+    /// Sees the file as it was, so that the log cannot start anew.
+    reader: Option<SqliteConnection>,
+    killed: u32,
+    held: u32,
+    full: u32,
+    filled: u32,
+    largest_log: u64,
+}
+
+pub(crate) async fn run() -> anyhow::Result<()> {
+    let (seed, length, disk) = (seed()?, length()?, Disk::of_this_run());
+    println!("server faults: sqlite: {} s, seed {seed}", length.as_secs());
+    // What the clients were told must not be on the disk that becomes full.
+    let (folder, home) = (
+        tempfile::tempdir()?,
+        match &disk {
+            Some(disk) => tempfile::tempdir_in(&disk.folder)?,
+            None => tempfile::tempdir()?,
+        },
+    );
+    let file = home.path().join("sagas.db");
+    let database = file.to_str().context("the folder's name is no text")?.to_owned();
+    let place = Place { database, folder: folder.path().to_owned() };
+    load::prepare::<Sqlite>(&place).await?;
+
+    let mut kinds = vec![Fault::Kill, Fault::Kill, Fault::Busy, Fault::Busy, Fault::Full];
+    kinds.extend(disk.as_ref().map(|_| Fault::Fill));
+    let (deck, load) = (Deck::new(kinds, seed), Process::start(&place, true)?);
+    let (killed, held, full, filled, largest_log) = (0, 0, 0, 0, 0);
+    let mut injector = Injector { place, disk, deck, load, reader: None, killed, held, full, filled, largest_log };
+    injector.inject(length).await?;
+    injector.conclude(seed, length).await
+}
+
+impl Injector {
+    async fn inject(&mut self, length: Duration) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < length || !self.deck.has_shown_all() {
+            tokio::time::sleep(self.deck.millis(scaled(500, 2_000), scaled(3_000, 12_000))).await;
+            self.load.check_running()?;
+            let fault = self.deck.draw();
+            self.one(fault).await.with_context(|| format!("injecting {fault:?}"))?;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, fault: Fault) -> anyhow::Result<()> {
+        match fault {
+            Fault::Kill => self.kill().await,
+            Fault::Busy => {
+                let mut conn = self.connect().await?;
+                Sqlite::execute(&mut conn, "BEGIN IMMEDIATE".to_owned()).await?;
+                self.held += 1;
+                // Up to longer than the load waits.
+                tokio::time::sleep(self.deck.millis(500, 2_500)).await;
+                Sqlite::execute(&mut conn, "ROLLBACK".to_owned()).await?;
+                Ok(conn.close().await?)
+            }
+            Fault::Full => {
+                File::create(self.place.full())?;
+                self.full += 1;
+                tokio::time::sleep(self.deck.millis(1_000, 2_500)).await;
+                Ok(std::fs::remove_file(self.place.full())?)
+            }
+            Fault::Fill => {
+                let disk = self.disk.clone().context("there is no small disk")?;
+                let _full = tokio::task::block_in_place(|| disk.fill())?;
+                self.filled += 1;
+                tokio::time::sleep(self.deck.millis(1_000, 2_500)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Kills the load, with all that its log holds, and starts it again.
+    async fn kill(&mut self) -> anyhow::Result<()> {
+        self.largest_log = self.largest_log.max(size_of_log(Path::new(&self.place.database)));
+        if self.deck.rng.bool() {
+            self.reader = None;
+        }
+        let keep_log = self.deck.rng.bool();
+        self.load = self.replaced(keep_log).await?;
+        self.killed += 1;
+        self.reader = None;
+        if !keep_log {
+            // A reader that never ends keeps the log from starting anew, too.
+            let mut reader = self.connect().await?;
+            Sqlite::texts(&mut reader, "BEGIN; SELECT resource FROM guarded".to_owned()).await?;
+            self.reader = Some(reader);
+        }
+        Ok(())
+    }
+
+    async fn replaced(&mut self, keep_log: bool) -> anyhow::Result<Process> {
+        self.load.kill()?;
+        // Nobody writes now: what is there must be in order.
+        if self.deck.rng.bool() {
+            self.check().await?;
+        }
+        Process::start(&self.place, keep_log)
+    }
+
+    async fn check(&self) -> anyhow::Result<()> {
+        let pool = Sqlite::connect(&self.place, None, Patience::Advised).await?;
+        let mut first = None;
+        let checked = check_data(&pool, &mut |finding| _ = first.get_or_insert(finding)).await?;
+        ensure!(checked.findings == 0, "after a kill the check found {} faults: {first:?}", checked.findings);
+        pool.close().await;
+        Ok(())
+    }
+
+    async fn connect(&self) -> anyhow::Result<SqliteConnection> {
+        let options = SqliteConnectOptions::new().filename(&self.place.database).busy_timeout(BUSY_TIMEOUT);
+        Ok(options.connect().await?)
+    }
+
+    async fn conclude(mut self, seed: u64, length: Duration) -> anyhow::Result<()> {
+        self.reader = None;
+        let quiet_since = ledger::now();
+        report::until_all_went(&self.place, quiet_since).await?;
+        File::create(self.place.finish())?;
+        let ended = self.load.ended(journal::DRAINED_WITHIN * 2).await?;
+        ensure!(ended.success(), "the load ended with {ended}");
+        let mut faults =
+            vec![("kills", self.killed), ("times the file held", self.held), ("times the database full", self.full)];
+        let mut not_run = vec![report::NO_CLOCK];
+        match self.disk {
+            Some(_) => faults.push(("times the disk full", self.filled)),
+            None => not_run.push("a full disk (there is no small disk: see tests/servers/faults.sh)"),
+        }
+        let log = self.largest_log;
+        ensure!(log >= LARGE_LOG, "the largest log at a kill had {log} bytes");
+        let notes = vec![format!("largest log at a kill {} MiB", log / 1024 / 1024)];
+        report::conclude::<Sqlite>(Report { seed, length, faults, not_run, notes }, &self.place, quiet_since).await
+    }
+}
+
+fn size_of_log(database: &Path) -> u64 {
+    let mut log = PathBuf::from(database).into_os_string();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(0, |file| file.len())
+}
