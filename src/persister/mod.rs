@@ -14,6 +14,7 @@ use crate::instance_cache::InstanceCache;
 use crate::limits::Limits;
 use crate::message_store::MessageStore;
 use crate::outbox::OutboxRepository;
+use crate::pool;
 use crate::recorder::{Recorder, Sender};
 use crate::retry::ConflictRetry;
 use crate::saga::{Saga, SagaStream};
@@ -221,9 +222,13 @@ impl<DB: Database> Persister<DB> {
     pub async fn begin(&self, pool: &Pool<DB>) -> Result<Transaction<'static, DB>> {
         let (pool, statement) = (pool.clone(), self.store.begin_statement());
         let begin = async move {
-            match statement {
-                Some(statement) => pool.begin_with(statement).await,
-                None => pool.begin().await,
+            let Some(statement) = statement else { return pool.begin().await };
+            match pool.begin_with(statement).await {
+                Err(sqlx::Error::InvalidSavePointStatement) => {
+                    pool::weed(&pool).await?;
+                    pool.begin_with(statement).await
+                }
+                begun => begun,
             }
         };
         let begun = if self.store.survives_dropped_calls() {

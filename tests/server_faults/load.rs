@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use sagastore::migrate;
 use sqlx::Pool;
 use tokio::sync::watch;
@@ -70,8 +71,20 @@ pub(crate) async fn prepare<DB: Site>(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many tasks panicked, of the load and of the library.
+static PANICS: AtomicU32 = AtomicU32::new(0);
+
+fn count_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::SeqCst);
+        before(panic);
+    }));
+}
+
 /// Runs the load until `finish`, then lets the dispatchers deliver the rest.
 pub(crate) async fn run<DB: Site>(place: Place, proxy: Option<u16>, finish: impl Future) -> anyhow::Result<()> {
+    count_panics();
     let pools = [
         DB::connect(&place, None, Patience::ForLocks).await?,
         DB::connect(&place, proxy, Patience::ForStatements).await?,
@@ -113,5 +126,7 @@ pub(crate) async fn run<DB: Site>(place: Place, proxy: Option<u16>, finish: impl
     for pool in load.pools {
         pool.close().await;
     }
+    let panics = PANICS.load(Ordering::SeqCst);
+    ensure!(panics == 0, "{panics} tasks panicked");
     Ok(())
 }

@@ -9,6 +9,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a trial fails")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ mod arguments;
 mod clients;
 mod deck;
 mod disk;
+mod done;
 mod journal;
 mod ledger;
 mod load;
@@ -63,7 +65,7 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-fn trial<F>(kind: &'static str, variables: Option<&str>, body: impl FnOnce() -> F + Send + 'static) -> Trial
+fn trial<F>(kind: &'static str, variables: Option<&str>, body: impl FnOnce(PathBuf) -> F + Send + 'static) -> Trial
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -78,9 +80,10 @@ where
             let missing = format!("{missing} is not set: no server is stopped, killed or cut off");
             return if named { Err(Failed::from(missing)) } else { Ok(Completion::ignored_with(missing)) };
         }
-        match runtime().block_on(body()) {
+        let folder = tempfile::tempdir()?;
+        match runtime().block_on(body(folder.path().to_owned())) {
             Ok(()) => Ok(Completion::Completed),
-            Err(fault) => Err(Failed::from(format!("{fault:?}"))),
+            Err(fault) => Err(Failed::from(format!("{fault:?}\nwhat the clients were told is in {:?}", folder.keep()))),
         }
     })
 }

@@ -1,7 +1,8 @@
 //! MySQL and MariaDB.
 
 use sagastore::{Persister, mysql};
-use sqlx::mysql::MySqlConnectOptions;
+use sqlx::error::DatabaseError;
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError};
 use sqlx::{MySql, Pool};
 use tokio::task::JoinSet;
 
@@ -13,6 +14,9 @@ use super::site::{Patience, Site, raw_sql_verbs};
 impl Site for MySql {
     const KIND: &'static str = "mysql";
     const FOR_UPDATE: &'static str = "FOR UPDATE";
+    const FULL: &'static [&'static str] = &["1114", "1021"];
+    const PROVOKED: &'static [(&'static str, &'static str)] =
+        &[("Timeout(1205)", "lock timeouts"), ("Timeout(1969)", "statement timeouts")];
     const PADDING: usize = 200;
 
     async fn connect(place: &Place, port: Option<u16>, patience: Patience) -> anyhow::Result<Pool<Self>> {
@@ -34,6 +38,10 @@ impl Site for MySql {
             Box::pin(async move { Self::execute(conn, sql).await })
         });
         Ok(pool.connect_with(options).await?)
+    }
+
+    fn code(error: &dyn DatabaseError) -> String {
+        error.try_downcast_ref::<MySqlDatabaseError>().map_or_else(String::new, |error| error.number().to_string())
     }
 
     raw_sql_verbs!();

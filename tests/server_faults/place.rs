@@ -1,5 +1,7 @@
 //! Where a load finds its database and writes down what it was told.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// A database, and the folder of a run.
@@ -19,6 +21,17 @@ impl Place {
     /// What was delivered.
     pub(crate) fn journal(&self) -> PathBuf {
         self.folder.join("journal")
+    }
+
+    /// Which fault came when.
+    fn faults(&self) -> PathBuf {
+        self.folder.join("faults")
+    }
+
+    /// Writes down that a fault came, and is over.
+    pub(crate) fn note(&self, fault: &str, began: u64, ended: u64) -> std::io::Result<()> {
+        let mut log = OpenOptions::new().create(true).append(true).open(self.faults())?;
+        writeln!(log, "{began} to {ended} {fault}")
     }
 
     /// While it is there, the database may not grow.

@@ -1,6 +1,7 @@
 //! PostgreSQL.
 
 use sagastore::{Persister, postgres};
+use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Pool, Postgres};
 use tokio::task::JoinSet;
@@ -14,6 +15,9 @@ use super::site::{Patience, Site, raw_sql_verbs};
 impl Site for Postgres {
     const KIND: &'static str = "postgres";
     const FOR_UPDATE: &'static str = "FOR UPDATE";
+    const FULL: &'static [&'static str] = &["53100"];
+    const PROVOKED: &'static [(&'static str, &'static str)] =
+        &[("Timeout(55P03)", "lock timeouts"), ("Timeout(57014)", "statement timeouts")];
     const PADDING: usize = 200;
 
     async fn connect(place: &Place, port: Option<u16>, patience: Patience) -> anyhow::Result<Pool<Self>> {
@@ -27,6 +31,10 @@ impl Site for Postgres {
             Patience::Advised => options,
         };
         Ok(postgres::pool_options().connect_with(options).await?)
+    }
+
+    fn code(error: &dyn DatabaseError) -> String {
+        error.code().unwrap_or_default().into_owned()
     }
 
     raw_sql_verbs!();

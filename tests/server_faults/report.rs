@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::done::Done;
 use super::ledger::{self, Entry};
 use super::place::Place;
 use super::reconcile::{self, Outcome};
 use super::site::Site;
 
 pub(crate) const NO_CLOCK: &str = "steps of a client's clock (no tool of the system shifts that of one process)";
+pub(crate) const NO_DISK: &str = "a full disk (there is no small disk: tests/run makes one, as root)";
 
 /// How soon each client must get what it wants once nothing fails any more: within the wait for a connection and that for
 /// a lock, with room for a busy machine.
@@ -25,14 +27,14 @@ const LEAST_TOKENS: usize = 10;
 pub(crate) struct Report {
     pub(crate) seed: u64,
     pub(crate) length: Duration,
-    pub(crate) faults: Vec<(&'static str, u32)>,
+    pub(crate) done: Done,
     pub(crate) not_run: Vec<&'static str>,
     pub(crate) notes: Vec<String>,
 }
 
-/// Waits until each client got what it wanted since then.
-pub(crate) async fn until_all_went(place: &Place, since: u64) -> anyhow::Result<()> {
-    let (path, began) = (place.ledger(), Instant::now());
+/// Waits until each client got what it wanted from now on.
+pub(crate) async fn until_all_went(place: &Place) -> anyhow::Result<()> {
+    let (path, since, began) = (place.ledger(), ledger::now(), Instant::now());
     let clients: BTreeSet<String> = ledger::read(&path, 0)?.into_iter().map(|entry| entry.client).collect();
     let from = fs::metadata(&path)?.len();
     loop {
@@ -50,20 +52,21 @@ pub(crate) async fn until_all_went(place: &Place, since: u64) -> anyhow::Result<
 }
 
 /// Compares what clients were told with what is there, and says what came of it.
-pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place, quiet_since: u64) -> anyhow::Result<()> {
-    let Report { seed, length, faults, not_run, notes } = report;
+pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place) -> anyhow::Result<()> {
+    let Report { seed, length, done: Done { counts: faults, ends }, not_run, notes } = report;
     let outcome = reconcile::reconcile::<DB>(place).await;
     let outcome = outcome.with_context(|| format!("seed {seed}, after {faults:?}"))?;
     let entries = ledger::read(&place.ledger(), 0)?;
     let (outage, client) = longest_outage(&entries);
-    let (back, last) = longest_way_back(&entries, quiet_since);
+    let (back, last) = ends.iter().map(|end| longest_way_back(&entries, *end)).max().unwrap_or_default();
     for (kind, (count, first)) in &outcome.errors {
         println!("server faults: {}: {count} times {kind}, such as: {first}", DB::KIND);
     }
     for what in &not_run {
         println!("server faults: {}: not run: {what}", DB::KIND);
     }
-    let faults_text: Vec<_> = faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let mut faults_text: Vec<_> = faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    faults_text.extend(DB::PROVOKED.iter().map(|(kind, what)| format!("{} {what}", seen(&outcome, kind))));
     let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
     let Outcome { answered, absent, present, again, deliveries, tokens, refused, fenced_writes, snapshots, .. } =
         &outcome;
@@ -71,8 +74,8 @@ pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place, quiet_sinc
         "server faults: {}: {} s, seed {seed}: {}; {answered} messages answered and handled once, {absent} failed and \
          absent, {present} failed and present, {again} came again; {} messages delivered, {} deliveries repeated, 0 lost, \
          0 out of order; {tokens} leases, {fenced_writes} fenced writes, {refused} refused, 0 overlapped; {snapshots} \
-         snapshots as replayed; longest outage of a client {:.1} s ({client}), back {:.1} s after the last fault \
-         ({last}){notes}",
+         snapshots as replayed; longest outage of a client {:.1} s ({client}), all back within {:.1} s \
+         of each fault's end ({last}){notes}",
         DB::KIND,
         length.as_secs(),
         faults_text.join(", "),
@@ -84,11 +87,22 @@ pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place, quiet_sinc
     for (kind, count) in faults {
         ensure!(count > 0, "there were no {kind}");
     }
+    for (kind, what) in DB::PROVOKED {
+        ensure!(seen(&outcome, kind) > 0, "no client was told of {what} ({kind})");
+    }
+    let within = Duration::from_millis(back);
+    ensure!(within <= BACK_WITHIN, "{last} got nothing for {within:?} after a fault was over");
     ensure!(*answered >= LEAST_SAVES, "only {answered} messages were answered");
     ensure!(*tokens >= LEAST_TOKENS && *fenced_writes >= *tokens / 2, "{tokens} leases, {fenced_writes} fenced writes");
     ensure!(*snapshots > 0 && *refused > 0 && *again > 0, "{snapshots} snapshots, {refused} refused, {again} again");
     ensure!(*absent > 0, "no message failed: nothing was disturbed");
     Ok(())
+}
+
+/// How often calls failed so.
+fn seen(outcome: &Outcome, kind: &str) -> usize {
+    let own = format!("Own{kind}");
+    outcome.errors.iter().filter(|(known, _)| *known == kind || **known == own).map(|(_, (count, _))| count).sum()
 }
 
 fn seconds(millis: u64) -> f64 {

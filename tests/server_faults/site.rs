@@ -2,6 +2,7 @@
 
 use sagastore::{Backend, Persister};
 use sqlx::Pool;
+use sqlx::error::DatabaseError;
 use tokio::task::JoinSet;
 
 use super::load::Load;
@@ -24,6 +25,10 @@ pub(crate) trait Site: Backend {
     const KIND: &'static str;
     /// After a `SELECT`: locks the rows, where that is needed.
     const FOR_UPDATE: &'static str;
+    /// What the database says when it is full.
+    const FULL: &'static [&'static str];
+    /// Errors that must be seen, as they are written down, with what to call them.
+    const PROVOKED: &'static [(&'static str, &'static str)];
     /// Bytes that each event has for nothing.
     const PADDING: usize;
 
@@ -33,6 +38,9 @@ pub(crate) trait Site: Backend {
         port: Option<u16>,
         patience: Patience,
     ) -> impl Future<Output = anyhow::Result<Pool<Self>>> + Send;
+
+    /// The database's own number of an error.
+    fn code(error: &dyn DatabaseError) -> String;
 
     /// Runs statements.
     fn execute(conn: &mut Self::Connection, sql: String) -> impl Future<Output = sqlx::Result<()>> + Send;

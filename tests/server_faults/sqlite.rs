@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sagastore::{Persister, sqlite};
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Pool, Sqlite};
 use tokio::task::JoinSet;
 
@@ -26,6 +27,9 @@ pub(crate) static KEEPS_LOG: AtomicBool = AtomicBool::new(false);
 impl Site for Sqlite {
     const KIND: &'static str = "sqlite";
     const FOR_UPDATE: &'static str = "";
+    const FULL: &'static [&'static str] = &["13", "10"];
+    const PROVOKED: &'static [(&'static str, &'static str)] =
+        &[("Contention(5)", "times busy"), ("Storage(13)", "times full")];
     /// The log is to become large.
     const PADDING: usize = 4_000;
 
@@ -38,7 +42,9 @@ impl Site for Sqlite {
                 options = options.pragma("wal_autocheckpoint", "0");
             }
         }
-        let pool = sqlite::pool_options().max_connections(CONNECTIONS).before_acquire(|conn, _| {
+        // Half of the clients have a pool as programs may have it.
+        let pool = if patience == Patience::ForStatements { SqlitePoolOptions::new() } else { sqlite::pool_options() };
+        let pool = pool.max_connections(CONNECTIONS).before_acquire(|conn, _| {
             Box::pin(async move {
                 let most = if FULL.load(Ordering::SeqCst) { 1 } else { MOST_PAGES };
                 // It does not become less than there are.
@@ -47,6 +53,14 @@ impl Site for Sqlite {
             })
         });
         Ok(pool.connect_with(options).await?)
+    }
+
+    /// Without what extends it.
+    fn code(error: &dyn DatabaseError) -> String {
+        error
+            .code()
+            .and_then(|code| code.parse::<u32>().ok())
+            .map_or_else(String::new, |code| (code & 0xff).to_string())
     }
 
     raw_sql_verbs!();

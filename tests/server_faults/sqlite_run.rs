@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection};
 
 use super::deck::Deck;
 use super::disk::Disk;
+use super::done::Done;
 use super::place::Place;
 use super::process::Process;
 use super::report::{self, Report};
@@ -38,34 +39,33 @@ struct Injector {
     load: Process,
     /// Sees the file as it was, so that the log cannot start anew.
     reader: Option<SqliteConnection>,
-    killed: u32,
-    held: u32,
-    full: u32,
-    filled: u32,
     largest_log: u64,
+    done: Done,
 }
 
-pub(crate) async fn run() -> anyhow::Result<()> {
+const KILLS: &str = "kills";
+const HELD: &str = "times the file held";
+const FULL: &str = "times the database full";
+const FILLED: &str = "times the disk full";
+
+pub(crate) async fn run(folder: PathBuf) -> anyhow::Result<()> {
     let (seed, length, disk) = (seed()?, length()?, Disk::of_this_run());
     println!("server faults: sqlite: {} s, seed {seed}", length.as_secs());
     // What the clients were told must not be on the disk that becomes full.
-    let (folder, home) = (
-        tempfile::tempdir()?,
-        match &disk {
-            Some(disk) => tempfile::tempdir_in(&disk.folder)?,
-            None => tempfile::tempdir()?,
-        },
-    );
+    let home = match &disk {
+        Some(disk) => tempfile::tempdir_in(&disk.folder)?,
+        None => tempfile::tempdir()?,
+    };
     let file = home.path().join("sagas.db");
     let database = file.to_str().context("the folder's name is no text")?.to_owned();
-    let place = Place { database, folder: folder.path().to_owned() };
+    let place = Place { database, folder };
     load::prepare::<Sqlite>(&place).await?;
 
     let mut kinds = vec![Fault::Kill, Fault::Kill, Fault::Busy, Fault::Busy, Fault::Full];
     kinds.extend(disk.as_ref().map(|_| Fault::Fill));
     let (deck, load) = (Deck::new(kinds, seed), Process::start(&place, true)?);
-    let (killed, held, full, filled, largest_log) = (0, 0, 0, 0, 0);
-    let mut injector = Injector { place, disk, deck, load, reader: None, killed, held, full, filled, largest_log };
+    let done = Done::of([KILLS, HELD, FULL].into_iter().chain(disk.as_ref().map(|_| FILLED)));
+    let mut injector = Injector { place, disk, deck, load, reader: None, largest_log: 0, done };
     injector.inject(length).await?;
     injector.conclude(seed, length).await
 }
@@ -76,8 +76,9 @@ impl Injector {
         while began.elapsed() < length || !self.deck.has_shown_all() {
             tokio::time::sleep(self.deck.millis(scaled(500, 2_000), scaled(3_000, 12_000))).await;
             self.load.check_running()?;
-            let fault = self.deck.draw();
+            let (fault, began) = (self.deck.draw(), ledger::now());
             self.one(fault).await.with_context(|| format!("injecting {fault:?}"))?;
+            self.done.end(&self.place, &format!("{fault:?}"), began)?;
         }
         Ok(())
     }
@@ -88,7 +89,7 @@ impl Injector {
             Fault::Busy => {
                 let mut conn = self.connect().await?;
                 Sqlite::execute(&mut conn, "BEGIN IMMEDIATE".to_owned()).await?;
-                self.held += 1;
+                self.done.add(HELD, 1);
                 // Up to longer than the load waits.
                 tokio::time::sleep(self.deck.millis(500, 2_500)).await;
                 Sqlite::execute(&mut conn, "ROLLBACK".to_owned()).await?;
@@ -96,14 +97,14 @@ impl Injector {
             }
             Fault::Full => {
                 File::create(self.place.full())?;
-                self.full += 1;
+                self.done.add(FULL, 1);
                 tokio::time::sleep(self.deck.millis(1_000, 2_500)).await;
                 Ok(std::fs::remove_file(self.place.full())?)
             }
             Fault::Fill => {
                 let disk = self.disk.clone().context("there is no small disk")?;
                 let _full = tokio::task::block_in_place(|| disk.fill())?;
-                self.filled += 1;
+                self.done.add(FILLED, 1);
                 tokio::time::sleep(self.deck.millis(1_000, 2_500)).await;
                 Ok(())
             }
@@ -118,7 +119,7 @@ impl Injector {
         }
         let keep_log = self.deck.rng.bool();
         self.load = self.replaced(keep_log).await?;
-        self.killed += 1;
+        self.done.add(KILLS, 1);
         self.reader = None;
         if !keep_log {
             // A reader that never ends keeps the log from starting anew, too.
@@ -154,22 +155,16 @@ impl Injector {
 
     async fn conclude(mut self, seed: u64, length: Duration) -> anyhow::Result<()> {
         self.reader = None;
-        let quiet_since = ledger::now();
-        report::until_all_went(&self.place, quiet_since).await?;
+        report::until_all_went(&self.place).await?;
         File::create(self.place.finish())?;
         let ended = self.load.ended(journal::DRAINED_WITHIN * 2).await?;
         ensure!(ended.success(), "the load ended with {ended}");
-        let mut faults =
-            vec![("kills", self.killed), ("times the file held", self.held), ("times the database full", self.full)];
         let mut not_run = vec![report::NO_CLOCK];
-        match self.disk {
-            Some(_) => faults.push(("times the disk full", self.filled)),
-            None => not_run.push("a full disk (there is no small disk: see tests/servers/faults.sh)"),
-        }
+        not_run.extend(self.disk.is_none().then_some(report::NO_DISK));
         let log = self.largest_log;
         ensure!(log >= LARGE_LOG, "the largest log at a kill had {log} bytes");
         let notes = vec![format!("largest log at a kill {} MiB", log / 1024 / 1024)];
-        report::conclude::<Sqlite>(Report { seed, length, faults, not_run, notes }, &self.place, quiet_since).await
+        report::conclude::<Sqlite>(Report { seed, length, done: self.done, not_run, notes }, &self.place).await
     }
 }
 

@@ -11,7 +11,7 @@ use sagastore::lock::{ClientId, DatabaseLock, Fence, LeaseGuard, Lock, ResourceI
 use tokio::task::JoinSet;
 
 use super::guarded::{self, BUSY, Found, RARE};
-use super::writer::kind;
+use super::kind::kind;
 use crate::ledger::{Entry, Told};
 use crate::load::{CALL_WITHIN, Load};
 use crate::site::Site;
@@ -51,9 +51,9 @@ async fn run<DB: Site>(load: Load<DB>, number: usize) -> anyhow::Result<()> {
         match client.in_time("obtaining", client.once(resource.unwrap())).await? {
             Ok(()) => {}
             Err(error @ (Error::Fenced { .. } | Error::LockLost { .. })) => {
-                client.load.tell(&client.name, Told::Refused(kind(&error)));
+                client.load.tell(&client.name, Told::Refused(kind::<DB>(&error)));
             }
-            Err(error) => client.load.tell(&client.name, Told::Erred(kind(&error))),
+            Err(error) => client.load.tell(&client.name, Told::Erred(kind::<DB>(&error))),
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,6 +1,7 @@
 //! The clients of the load.
 
 pub(crate) mod guarded;
+pub(crate) mod kind;
 pub(crate) mod leases;
 mod manner;
 pub(crate) mod purger;

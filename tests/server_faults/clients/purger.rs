@@ -6,7 +6,7 @@ use anyhow::Context;
 use sagastore::{Error, Inbox, MessageId};
 use tokio::task::JoinSet;
 
-use super::writer::kind;
+use super::kind::kind;
 use super::{guarded, leases};
 use crate::ledger::Told;
 use crate::load::{CALL_WITHIN, Load};
@@ -24,7 +24,7 @@ pub(crate) fn start<DB: Site>(load: &Load<DB>, clients: &mut JoinSet<anyhow::Res
 async fn run<DB: Site>(load: Load<DB>) -> anyhow::Result<()> {
     while load.goes_on() {
         let purged = tokio::time::timeout(CALL_WITHIN * 2, once(&load)).await.context("the purger hangs")?;
-        load.tell(NAME, purged.map_or_else(|error| Told::Erred(kind(&error)), |()| Told::Went));
+        load.tell(NAME, purged.map_or_else(|error| Told::Erred(kind::<DB>(&error)), |()| Told::Went));
         tokio::time::sleep(PERIOD).await;
     }
     Ok(())

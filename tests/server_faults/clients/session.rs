@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinSet;
 
 use super::guarded::{self, Found, SESSIONS};
-use super::writer::kind;
+use super::kind::kind;
 use crate::ledger::Told;
 use crate::load::{CALL_WITHIN, Load};
 
@@ -34,11 +34,11 @@ async fn run(load: Load<Postgres>, number: usize) -> anyhow::Result<()> {
         match once.with_context(|| format!("{name} hangs"))? {
             Ok(()) => {}
             Err(error @ Error::LockLost { .. }) => {
-                load.tell(&name, Told::Refused(kind(&error)));
+                load.tell(&name, Told::Refused(kind::<Postgres>(&error)));
                 // It is of no use any more.
                 locker = None;
             }
-            Err(error) => load.tell(&name, Told::Erred(kind(&error))),
+            Err(error) => load.tell(&name, Told::Erred(kind::<Postgres>(&error))),
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -67,8 +67,7 @@ impl<DB: Site> Worker<DB> {
         match self.manner {
             Manner::Plain | Manner::Cached | Manner::Grouped | Manner::CachedInGroup => {
                 let id = InstanceId::new(name)?;
-                let decide =
-                    |unit: &mut UnitOfWork<'_, Tally>| Ok::<_, Error>(tally::count(unit, message, name, DB::PADDING)?);
+                let decide = |unit: &mut UnitOfWork<'_, Tally>| tally::count(unit, message, name, DB::PADDING);
                 let executed = self.persister.execute(&self.pool, &NAMED, &id, Some(message.into()), decide).await?;
                 Ok(!executed.is_already_handled())
             }

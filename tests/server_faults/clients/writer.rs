@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use sagastore::{Error, MessageId};
+use sagastore::MessageId;
 
 use super::Manner;
+use super::kind::{kind, own};
 use super::work::{Fault, Worker};
 use crate::ledger::Told;
 use crate::load::{CALL_WITHIN, Load};
@@ -45,7 +46,7 @@ async fn once<DB: Site>(
         Ok(true) => load.tell(client, Told::Saved(message)),
         Ok(false) => load.tell(client, Told::Again(message)),
         Err(fault) => {
-            load.tell(client, Told::Failed(message, fault.may_have_happened(), why(&fault)));
+            load.tell(client, Told::Failed(message, fault.may_have_happened(), why::<DB>(fault)));
             tokio::time::sleep(PAUSE).await;
             return Ok(false);
         }
@@ -53,16 +54,9 @@ async fn once<DB: Site>(
     Ok(true)
 }
 
-fn why(fault: &Fault) -> String {
+fn why<DB: Site>(fault: Fault) -> String {
     match fault {
-        Fault::Library(error) => kind(error),
-        Fault::Own(error) => format!("Own {error}"),
+        Fault::Library(error) => kind::<DB>(&error),
+        Fault::Own(error) => own::<DB>(error),
     }
-}
-
-/// The kind of an error, in one word, and what it says.
-pub(crate) fn kind(error: &Error) -> String {
-    let debug = format!("{error:?}");
-    let name = debug.split([' ', '{', '(']).next().unwrap_or_default();
-    format!("{name} {error}")
 }

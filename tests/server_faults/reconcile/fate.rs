@@ -6,12 +6,9 @@ use anyhow::{Context, ensure};
 
 use super::Of;
 use crate::clients::Manner;
+use crate::clients::kind::is_expected;
 use crate::ledger::{Entry, Told};
-
-/// What a client may be told of by the library: all but the first may be tried again, and the first, too.
-const EXPECTED: [&str; 5] = ["Conflict", "Contention", "Timeout", "PoolTimeout", "Disconnected"];
-/// What comes only of a full disk or database, of a statement of the client's own, or of its transaction in a handler.
-const EXPECTED_TOO: [&str; 3] = ["Storage", "Own", "Handler"];
+use crate::site::Site;
 
 /// What became of a message.
 #[derive(Clone, Debug)]
@@ -44,14 +41,13 @@ pub(crate) struct Fates {
 }
 
 impl Fates {
-    pub(crate) fn of(entries: &[Entry]) -> anyhow::Result<Self> {
+    pub(crate) fn of<DB: Site>(entries: &[Entry]) -> anyhow::Result<Self> {
         let mut fates = Self::default();
         for entry in entries {
             fates.add(&entry.told).with_context(|| format!("{entry}"))?;
         }
         for (kind, (count, first)) in &fates.errors {
-            let expected = EXPECTED.contains(&kind.as_str()) || EXPECTED_TOO.contains(&kind.as_str());
-            ensure!(expected, "{count} clients were told {first:?}");
+            ensure!(is_expected::<DB>(kind), "{count} calls were told {first:?}");
         }
         Ok(fates)
     }

@@ -46,7 +46,7 @@ pub(crate) struct Outcome {
 pub(crate) async fn reconcile<DB: Site>(place: &Place) -> anyhow::Result<Outcome> {
     let pool = DB::connect(place, None, Patience::Advised).await?;
     let entries = ledger::read(&place.ledger(), 0)?;
-    let fates = Fates::of(&entries)?;
+    let fates = Fates::of::<DB>(&entries)?;
     let mut outcome = Outcome { again: fates.again, errors: fates.errors.clone(), ..Outcome::default() };
     let stored = Stored::read(&pool, &fates.of).await?;
     for (message, fate) in &fates.of {
