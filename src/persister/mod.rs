@@ -223,13 +223,15 @@ impl<DB: Database> Persister<DB> {
         let (pool, statement) = (pool.clone(), self.store.begin_statement());
         let begin = async move {
             let Some(statement) = statement else { return pool.begin().await };
-            match pool.begin_with(statement).await {
-                Err(sqlx::Error::InvalidSavePointStatement) => {
-                    pool::weed(&pool).await?;
-                    pool.begin_with(statement).await
+            let mut begun = pool.begin_with(statement).await;
+            for _ in 0..pool.options().get_max_connections() {
+                if !matches!(begun, Err(sqlx::Error::InvalidSavePointStatement)) {
+                    break;
                 }
-                begun => begun,
+                pool::weed(&pool).await?;
+                begun = pool.begin_with(statement).await;
             }
+            begun
         };
         let begun = if self.store.survives_dropped_calls() {
             begin.await
