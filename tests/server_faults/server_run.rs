@@ -116,7 +116,7 @@ impl Injector {
             }
             Fault::End => self.end_sessions::<DB>().await,
             Fault::Cut => {
-                self.proxy.cut(self.deck.rng.u32(1..=6));
+                self.proxy.cut(self.deck.rng.u32(5..=15));
                 Ok(())
             }
             Fault::Hold => self.hold_locks::<DB>().await,

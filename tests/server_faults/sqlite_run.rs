@@ -22,6 +22,9 @@ use super::{journal, ledger, length, load, scaled, seed};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// At least one log is to be so large when the load is killed.
 const LARGE_LOG: u64 = 4 * 1024 * 1024;
+/// So long it is given to become so.
+const LARGE_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -113,7 +116,12 @@ impl Injector {
 
     /// Kills the load, with all that its log holds, and starts it again.
     async fn kill(&mut self) -> anyhow::Result<()> {
-        self.largest_log = self.largest_log.max(size_of_log(Path::new(&self.place.database)));
+        let (began, mut log) = (Instant::now(), 0);
+        while log < LARGE_LOG && began.elapsed() < LARGE_WITHIN {
+            tokio::time::sleep(LOOK_EVERY).await;
+            log = size_of_log(Path::new(&self.place.database));
+        }
+        self.largest_log = self.largest_log.max(log);
         if self.deck.rng.bool() {
             self.reader = None;
         }

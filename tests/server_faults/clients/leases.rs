@@ -24,7 +24,7 @@ const WRITES: u32 = 10;
 /// One of so many leases is of a resource that is free for long at times.
 const RARELY: u32 = 5;
 /// One of so many leases is not renewed, and written under after it has expired.
-const ZOMBIES: u32 = 8;
+const ZOMBIES: u32 = 4;
 
 pub(crate) fn start<DB: Site>(load: &Load<DB>, clients: &mut JoinSet<anyhow::Result<()>>) {
     for number in 0..CLIENTS {
@@ -92,7 +92,7 @@ impl<DB: Site> Client<DB> {
         };
         self.note(resource, floor, &lease);
         if fastrand::u32(..ZOMBIES) == 0 {
-            tokio::time::sleep(LEASE.mul_f64(1.0 + fastrand::f64())).await;
+            tokio::time::sleep(LEASE.mul_f64(1.5 + fastrand::f64())).await;
             return self.write(resource, &lease.as_fence()).await;
         }
         let guard = LeaseGuard::new(Arc::new(self.lock.clone()), lease);
