@@ -54,9 +54,9 @@ pub(crate) fn is_same<DB: Database>(one: &Pool<DB>, other: &Pool<DB>) -> bool {
 
 /// A connection of the pool that is in no transaction.
 ///
-/// SQLite ends a transaction by itself when the disk is full or cannot be written, of which sqlx does not learn: it then believes for ever
-/// that the connection is in that transaction, and begins no other. Such a connection is closed, unless it is the only
-/// one, in which a database in memory may live.
+/// SQLite ends a transaction by itself when the disk is full or cannot be written. sqlx does not learn of it, believes for ever
+/// that the connection is in that transaction, and begins no other. Such a connection is closed, unless it is the only one,
+/// in which a database in memory may live.
 pub(crate) async fn take<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<PoolConnection<DB>> {
     loop {
         let mut conn = pool.acquire().await?;
