@@ -14,7 +14,7 @@ use super::site::{Patience, Site, raw_sql_verbs};
 impl Site for MySql {
     const KIND: &'static str = "mysql";
     const FOR_UPDATE: &'static str = "FOR UPDATE";
-    const FULL: &'static [&'static str] = &["1114", "1021"];
+    const FULL: &'static [&'static str] = &["1114", "1021", "1026", "3", "20"];
     const PROVOKED: &'static [(&'static str, &'static str)] =
         &[("Timeout(1205)", "lock timeouts"), ("Timeout(1969)", "statement timeouts")];
     const PADDING: usize = 200;
