@@ -50,7 +50,9 @@ make_fault_postgres() {
   make_server_folder "$folder" "$postgres_user"
   as_server "$postgres_user" "$folder"
   password=$(random_password)
-  make_postgres_data "$folder" "$password"
+  # By no method that takes long: there are many connections again after each fault, and a busy client spreads the work
+  # of SCRAM over so many turns that connecting takes seconds.
+  make_postgres_data "$folder" "$password" password
   pick_port
   server=("$postgres_folder/postgres" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1
     -c unix_socket_directories="$folder" -c max_connections=200)
