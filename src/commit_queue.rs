@@ -166,7 +166,7 @@ struct Turn<DB: Database> {
 impl<DB: Database> Turn<DB> {
     async fn write(mut self, unit: &OwnedCommit) -> Result<Option<Head>> {
         if self.conn.is_none() {
-            let conn = self.shared.pool.acquire().await;
+            let conn = pool::take(&self.shared.pool).await;
             self.conn = Some(conn.map_err(|error| self.shared.store.classify(DOING, error))?);
         }
         let conn = self.conn.as_mut().expect("BUG: a turn has its connection until it ends");

@@ -7,6 +7,7 @@ use sqlx::{Database, Pool};
 
 use crate::error::Result;
 use crate::message_store::MessageStore;
+use crate::pool;
 
 /// A connection that is closed, where the database needs it, unless it is [released](Self::release):
 /// whoever is dropped while using it does not give it back.
@@ -18,7 +19,7 @@ pub(crate) struct GuardedConnection<DB: Database> {
 impl<DB: Database> GuardedConnection<DB> {
     /// One of the pool's, for `doing`.
     pub(crate) async fn take(pool: &Pool<DB>, store: &dyn MessageStore<DB>, doing: &'static str) -> Result<Self> {
-        let conn = pool.acquire().await.map_err(|error| store.classify(doing, error))?;
+        let conn = pool::take(pool).await.map_err(|error| store.classify(doing, error))?;
         Ok(Self { conn, close: !store.survives_dropped_calls() })
     }
 

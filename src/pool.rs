@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::pool::{PoolConnectionMetadata, PoolOptions};
+use sqlx::pool::{PoolConnection, PoolConnectionMetadata, PoolOptions};
 use sqlx::{Connection, Database, Pool};
 
 /// How long a writer waits for another one, on SQLite for the file and on MySQL for a row. PostgreSQL has no such bound here,
@@ -50,6 +50,30 @@ pub const STATEMENT_CACHE: usize = 200;
 /// True for clones of one pool, which share its options.
 pub(crate) fn is_same<DB: Database>(one: &Pool<DB>, other: &Pool<DB>) -> bool {
     Arc::ptr_eq(&one.connect_options(), &other.connect_options())
+}
+
+/// A connection of the pool that is in no transaction.
+///
+/// SQLite ends a transaction by itself when the disk is full or cannot be written. sqlx does not learn of it, believes for ever
+/// that the connection is in that transaction, and begins no other. Such a connection is closed, unless it is the only one,
+/// in which a database in memory may live.
+pub(crate) async fn take<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<PoolConnection<DB>> {
+    loop {
+        let mut conn = pool.acquire().await?;
+        if !conn.is_in_transaction() || pool.options().get_max_connections() == 1 {
+            return Ok(conn);
+        }
+        conn.close_on_drop();
+    }
+}
+
+/// Closes the idle connections that [`take`] would not give.
+pub(crate) async fn weed<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<()> {
+    // The one that was idle for longest comes first.
+    for _ in 0..pool.size() {
+        drop(take(pool).await?);
+    }
+    Ok(())
 }
 
 /// For a server.

@@ -33,6 +33,7 @@ impl Display for SharedCause {
 
 impl std::error::Error for SharedCause {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
+        // Itself, so that who looks for the driver's error finds it.
+        Some(&*self.0)
     }
 }

@@ -9,6 +9,7 @@ use crate::commit_queue::CommitQueue;
 use crate::error::{Error, Result};
 use crate::message_store::SnapshotChange;
 use crate::owned_commit::{OwnedChange, OwnedCommit};
+use crate::pool;
 use crate::recorder::Outbox;
 use crate::saga::Saga;
 use crate::unit_of_work::{Saved, UnitOfWork};
@@ -28,7 +29,7 @@ impl<DB: Database> Persister<DB> {
         F: FnMut(&mut UnitOfWork<'_, S>) -> Result<R, E>,
     {
         let place = queue.place(call.pool).await?;
-        let conn = call.pool.acquire().await;
+        let conn = pool::take(call.pool).await;
         let mut conn = conn.map_err(self.classify(TAKING))?;
         let mut unit = match self.load(saga, &mut conn, Outbox, call.id, call.message).await {
             Ok(Begun::Unit(unit)) => unit,

@@ -14,6 +14,7 @@ use crate::instance_cache::InstanceCache;
 use crate::limits::Limits;
 use crate::message_store::MessageStore;
 use crate::outbox::OutboxRepository;
+use crate::pool;
 use crate::recorder::{Recorder, Sender};
 use crate::retry::ConflictRetry;
 use crate::saga::{Saga, SagaStream};
@@ -221,10 +222,16 @@ impl<DB: Database> Persister<DB> {
     pub async fn begin(&self, pool: &Pool<DB>) -> Result<Transaction<'static, DB>> {
         let (pool, statement) = (pool.clone(), self.store.begin_statement());
         let begin = async move {
-            match statement {
-                Some(statement) => pool.begin_with(statement).await,
-                None => pool.begin().await,
+            let Some(statement) = statement else { return pool.begin().await };
+            let mut begun = pool.begin_with(statement).await;
+            for _ in 0..pool.options().get_max_connections() {
+                if !matches!(begun, Err(sqlx::Error::InvalidSavePointStatement)) {
+                    break;
+                }
+                pool::weed(&pool).await?;
+                begun = pool.begin_with(statement).await;
             }
+            begun
         };
         let begun = if self.store.survives_dropped_calls() {
             begin.await

@@ -43,7 +43,7 @@ mod timeout;
 mod timeout_due;
 
 pub use crate::commit_queue::{MAX_GROUP_BYTES, MAX_GROUP_CALLERS, MAX_GROUP_UNITS};
-pub use pool::{FILE_CONNECTIONS, connect_options, pool_options};
+pub use pool::{FILE_CONNECTIONS, after_release, connect_options, pool_options};
 
 /// Streams, snapshots and outbox in SQLite.
 ///

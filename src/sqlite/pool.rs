@@ -1,6 +1,9 @@
 //! Connections as the library does well with.
 
+use futures_util::future::BoxFuture;
+use sqlx::pool::PoolConnectionMetadata;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, SqliteConnection};
 
 use crate::pool::{ACQUIRE_TIMEOUT, LOCK_WAIT, STATEMENT_CACHE};
 
@@ -56,4 +59,30 @@ pub fn pool_options() -> SqlitePoolOptions {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        .after_release(after_release)
+}
+
+/// For [`PoolOptions::after_release`](sqlx::pool::PoolOptions::after_release): lets a connection back into its pool only if a
+/// transaction can be begun on it.
+///
+/// When the disk is full or cannot be written, SQLite ends the transaction by itself. sqlx does not learn of it, and begins no
+/// other on this connection. Costs nothing after a commit, and a look after a rollback.
+///
+/// [`pool_options`] has it. In other pools the library closes such a connection when it comes across it, unless it is the only one;
+/// a program that begins transactions by sqlx itself needs this.
+pub fn after_release(conn: &mut SqliteConnection, _: PoolConnectionMetadata) -> BoxFuture<'_, sqlx::Result<bool>> {
+    Box::pin(async move {
+        if !conn.is_in_transaction() {
+            return Ok(true);
+        }
+        // A rollback may be under way.
+        conn.ping().await?;
+        if conn.is_in_transaction() {
+            // Now there is a transaction again, which is rolled back when another one cannot be begun.
+            sqlx::raw_sql("BEGIN").execute(&mut *conn).await?;
+            drop(conn.begin_with("BEGIN").await);
+            conn.ping().await?;
+        }
+        Ok(!conn.is_in_transaction())
+    })
 }

@@ -20,6 +20,7 @@ clauses! {
     a_transaction_that_nobody_ended_does_not_come_back_with_its_connection: MYSQL,
     connections_that_were_cut_while_idle_are_replaced_unseen: SERVERS,
     a_connection_that_was_cut_at_once_fails_one_call: SERVERS,
+    a_transaction_that_a_full_database_ended_spoils_no_connection: SQLITE,
 }
 
 /// Of one connection where there is no more than one.
@@ -196,5 +197,34 @@ async fn a_connection_that_was_cut_at_once_fails_one_call<DB: Subject>(db: TestD
     }
     assert!(told > 0, "no call was given a connection that was cut");
     pool.close().await;
+    Ok(())
+}
+
+async fn a_transaction_that_a_full_database_ended_spoils_no_connection<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let advised = connect(&db, 2).await?;
+    // In memory a connection cannot be replaced, so only the advised pool can mend it.
+    let pools = if db.mode() == Mode::SqliteMemory { vec![advised] } else { vec![advised, db.second_pool(2).await?] };
+    for pool in pools {
+        let persister = db.persister();
+        if db.mode() == Mode::SqliteMemory {
+            let _ = sagastore::migrate(&pool).await?;
+        }
+        DB::execute(&mut *pool.acquire().await?, "CREATE TABLE IF NOT EXISTS filler (bytes BLOB)".to_owned()).await?;
+        let mut tx = persister.begin(&pool).await?;
+        DB::execute(&mut tx, "PRAGMA max_page_count = 1".to_owned()).await?;
+        let filled = DB::execute(&mut tx, "INSERT INTO filler VALUES (zeroblob(1000000))".to_owned()).await;
+        assert!(filled.is_err(), "the database is not full");
+        drop(tx);
+        for _ in 0..4 {
+            let mut tx = persister.begin(&pool).await?;
+            DB::execute(&mut tx, "PRAGMA max_page_count = 1000000".to_owned()).await?;
+            DB::execute(&mut tx, "INSERT INTO filler VALUES (x'00')".to_owned()).await?;
+            tx.commit().await?;
+        }
+        let id = instance("a");
+        let one = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1)).map(drop));
+        assert!(matches!(one.await?, Executed::Done { .. }), "nothing was saved");
+        pool.close().await;
+    }
     Ok(())
 }

@@ -50,12 +50,25 @@ probe_mysql() {
   administer_mysql <<<'SELECT 1' >/dev/null
 }
 
-create_mysql_user() {
+mysql_user_statements() {
   local host
   for host in 127.0.0.1 localhost; do
-    printf "CREATE USER 'saga'@'%s' IDENTIFIED BY '%s';\n" "$host" "$1"
+    printf "CREATE USER IF NOT EXISTS 'saga'@'%s' IDENTIFIED BY '%s';\n" "$host" "$1"
     printf "GRANT ALL PRIVILEGES ON *.* TO 'saga'@'%s' WITH GRANT OPTION;\n" "$host"
-  done | administer_mysql
+  done
+}
+
+create_mysql_user() {
+  mysql_user_statements "$1" | administer_mysql
+}
+
+# make_mysql_data FOLDER: as the user whom `as` says.
+make_mysql_data() {
+  run_interruptibly "${as[@]}" "$mysql_installer" --no-defaults --datadir="$1/data" \
+    --tmpdir="$1" --skip-name-resolve --skip-test-db \
+    --auth-root-authentication-method=socket --auth-root-socket-user="$mysql_user" \
+    >"$work/mysql-install.log" 2>&1 ||
+    fail_with_log "mysql: the data folder could not be made" "$work/mysql-install.log"
 }
 
 start_mysql() {
@@ -68,12 +81,7 @@ start_mysql() {
   make_server_folder "$folder" "$mysql_user"
   as_server "$mysql_user" "$folder"
 
-  run_interruptibly "${as[@]}" "$mysql_installer" --no-defaults --datadir="$folder/data" \
-    --tmpdir="$folder" --skip-name-resolve --skip-test-db \
-    --auth-root-authentication-method=socket --auth-root-socket-user="$mysql_user" \
-    >"$work/mysql-install.log" 2>&1 ||
-    fail_with_log "mysql: the data folder could not be made" "$work/mysql-install.log"
-
+  make_mysql_data "$folder"
   password=$(random_password)
   write_secret "$work/mysql.password" "$EUID" <<<$'[client]\nuser=saga\npassword='"$password"
   start_on_free_port mysql

@@ -51,6 +51,17 @@ probe_postgres() {
   postgres_version=$(ask_postgres 'SELECT version()')
 }
 
+# make_postgres_data FOLDER PASSWORD METHOD: as the user whom `as` says; clients tell the password by this method.
+make_postgres_data() {
+  write_secret "$1/new-password" "$postgres_user" <<<"$2"
+  # Not to be interrupted: cut short, it leaves shared memory behind. `timeout` also
+  # takes it out of reach of a Ctrl-C.
+  timeout 120 "${as[@]}" "$postgres_folder/initdb" -D "$1/data" -U saga \
+    --auth="$3" --pwfile="$1/new-password" --encoding=UTF8 --locale=C.UTF-8 \
+    >"$work/initdb.log" 2>&1 || fail_with_log "postgres: initdb failed" "$work/initdb.log"
+  rm -f "$1/new-password"
+}
+
 start_postgres() {
   local port password folder=$work/postgres
   local -a as clean
@@ -62,14 +73,8 @@ start_postgres() {
   as_server "$postgres_user" "$folder"
 
   password=$(random_password)
-  write_secret "$folder/new-password" "$postgres_user" <<<"$password"
   write_secret "$work/postgres.password" "$EUID" <<<"127.0.0.1:*:*:saga:$password"
-  # Not to be interrupted: cut short, it leaves shared memory behind. `timeout` also
-  # takes it out of reach of a Ctrl-C.
-  timeout 120 "${as[@]}" "$postgres_folder/initdb" -D "$folder/data" -U saga \
-    --auth=scram-sha-256 --pwfile="$folder/new-password" --encoding=UTF8 --locale=C.UTF-8 \
-    >"$work/initdb.log" 2>&1 || fail_with_log "postgres: initdb failed" "$work/initdb.log"
-  rm -f "$folder/new-password"
+  make_postgres_data "$folder" "$password" scram-sha-256
 
   start_on_free_port postgres
   export SAGASTORE_TEST_POSTGRES_URL=postgres://saga:$password@127.0.0.1:$port/postgres
