@@ -1,0 +1,174 @@
+//! One scenario on one database: a process that nobody disturbs, then one for each point.
+
+use anyhow::{Context, bail, ensure};
+
+use super::audit::{Faults, audit};
+use super::desk::Desk;
+use super::point::{Place, Point, Side};
+use super::process::{Ended, crash};
+use super::scenarios::{Moment, Scenario};
+use super::site::{Home, Site};
+use super::{held, points, timeline};
+
+/// Of failures, how many are told.
+const TOLD: usize = 5;
+const LET_AN_HOUR_PASS: &str =
+    "UPDATE saga_lease SET expires_at = expires_at - 3600000000 WHERE client_id IS NOT NULL";
+
+/// What came of a process.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) point: Option<Point>,
+    pub(crate) ended: Ended,
+    /// What the database held afterwards, and once the work was finished.
+    pub(crate) held: Vec<String>,
+    pub(crate) finished: Vec<String>,
+    pub(crate) faults: Vec<Faults>,
+}
+
+/// What came of a scenario.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) before: usize,
+    pub(crate) after: usize,
+    pub(crate) lost: usize,
+    pub(crate) doubled: usize,
+    /// Processes that came to their end without meeting their point.
+    pub(crate) missed: usize,
+}
+
+pub(crate) async fn run<DB: Site>(scenario: Scenario) -> anyhow::Result<Tally> {
+    let mut home = Home::<DB>::create(scenario).await?;
+    let done = at_each_point(&mut home).await;
+    home.remove_with(done).await
+}
+
+async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
+    let scenario = home.scenario;
+    let undisturbed = once(home, None).await.context("undisturbed")?;
+    ensure!(!undisturbed.ended.killed, "it was killed without a point");
+    let (points, all) = points::of(&undisturbed.ended, scenario);
+    let (mut tally, mut runs, mut failures) = (Tally::default(), Vec::new(), Vec::new());
+    for point in points {
+        let run = match once(home, Some(point)).await {
+            Ok(run) if run.ended.killed => run,
+            Ok(_) => {
+                tally.missed += 1;
+                continue;
+            }
+            Err(fault) => {
+                failures.push(format!("killed {point}: {fault:?}"));
+                continue;
+            }
+        };
+        if point.side == Side::Before {
+            tally.before += 1;
+        } else {
+            tally.after += 1;
+        }
+        tally.lost += run.faults.iter().map(|faults| faults.lost.len()).sum::<usize>();
+        tally.doubled += run.faults.iter().map(|faults| faults.doubled.len()).sum::<usize>();
+        if run.finished != undisturbed.finished {
+            failures.push(format!("killed {point}: the end is {:?}", run.finished));
+        }
+        runs.push(run);
+    }
+    let told = timeline::check::<DB>(&runs, scenario, all, &mut failures);
+    say::<DB>(scenario, &undisturbed, &tally, &told);
+    tell(&failures, &tally)?;
+    ensure!(tally.before + tally.after >= points::floor::<DB>(scenario), "too few points were tried: {tally:?}");
+    Ok(tally)
+}
+
+fn say<DB: Site>(scenario: Scenario, undisturbed: &Run, tally: &Tally, told: &timeline::Told) {
+    let Tally { before, after, missed, .. } = tally;
+    let Ended { statements, publishes, commits, steps, requests, .. } = &undisturbed.ended;
+    let name = scenario.name();
+    let counted = match DB::VARIABLE {
+        None => format!("{statements} statements, {commits} commits, {steps} steps, {publishes} publishes"),
+        Some(_) => format!("{} requests, {publishes} publishes", requests.len()),
+    };
+    let (changes, compared) = (told.changes, told.compared);
+    println!(
+        "{}: {name}: {counted}; {before} points before, {after} after, {missed} missed; {changes} changes of what \
+        others see, {compared} comparisons",
+        DB::KIND
+    );
+}
+
+fn tell(failures: &[String], tally: &Tally) -> anyhow::Result<()> {
+    if !failures.is_empty() {
+        let first: Vec<_> = failures.iter().take(TOLD).map(String::as_str).collect();
+        bail!("{} failures, the first of them:\n{}", failures.len(), first.join("\n\n"));
+    }
+    ensure!(tally.lost == 0 && tally.doubled == 0, "messages were lost or doubled: {tally:?}");
+    Ok(())
+}
+
+async fn once<DB: Site>(home: &mut Home<DB>, point: Option<Point>) -> anyhow::Result<Run> {
+    DB::start_over(home).await.context("starting over")?;
+    home.desk_journal()?.clear()?;
+    let ended = crash(home, point).await?;
+    let pool = DB::reopen(home).await?;
+    let run = look_and_finish(home, &home.desk(pool.clone())?, point, ended).await;
+    DB::close(pool).await;
+    run
+}
+
+async fn look_and_finish<DB: Site>(
+    home: &Home<DB>,
+    desk: &Desk<DB>,
+    point: Option<Point>,
+    ended: Ended,
+) -> anyhow::Result<Run> {
+    let (scenario, mut faults) = (home.scenario, Vec::new());
+    let asked = ended.requests.last().filter(|_| matches!(point, Some(Point { place: Place::Statement(_), .. })));
+    let asked = asked.map(|request| request.text.clone()).unwrap_or_default();
+    let held = held::held(desk, scenario).await?;
+    let look = async {
+        scenario.check(desk, Moment::Killed).await?;
+        if !scenario.begins_without_tables() {
+            faults.push(audit(desk, scenario).await?);
+        }
+        anyhow::Ok(())
+    };
+    look.await.with_context(|| format!("after the kill at {asked:?}, with {held:?}"))?;
+    let finish = async {
+        let before = let_leases_expire(desk, scenario).await?;
+        scenario.work(desk).await.context("finishing the work")?;
+        scenario.check(desk, Moment::Finished).await?;
+        faults.push(audit(desk, scenario).await?);
+        check_tokens(&before, &leases(desk).await?, scenario)
+    };
+    finish.await.with_context(|| format!("finishing after the kill at {asked:?}, with {held:?}"))?;
+    let finished = held::held(desk, scenario).await?;
+    Ok(Run { point, ended, held, finished, faults })
+}
+
+/// Whatever the process that was killed had leased is free for others now.
+async fn let_leases_expire<DB: Site>(desk: &Desk<DB>, scenario: Scenario) -> anyhow::Result<Vec<(String, i64)>> {
+    if scenario.begins_without_tables() {
+        return Ok(Vec::new());
+    }
+    DB::run(&mut *desk.pool.acquire().await?, LET_AN_HOUR_PASS.to_owned()).await?;
+    leases(desk).await
+}
+
+async fn leases<DB: Site>(desk: &Desk<DB>) -> anyhow::Result<Vec<(String, i64)>> {
+    let lines = DB::texts(&mut *desk.pool.acquire().await?, DB::LEASES.to_owned()).await?;
+    let pair = |line: String| {
+        let (name, token) = line.rsplit_once(' ').context("a lease without a token")?;
+        Ok((name.to_owned(), token.parse()?))
+    };
+    lines.into_iter().map(pair).collect()
+}
+
+/// Tokens never fall, and rise where the work obtained the lease again.
+fn check_tokens(before: &[(String, i64)], after: &[(String, i64)], scenario: Scenario) -> anyhow::Result<()> {
+    for (name, old) in before {
+        let new = after.iter().find(|(other, _)| other == name).map(|(_, token)| *token);
+        let rises = scenario == Scenario::Leases;
+        ensure!(new.is_none_or(|new| if rises { new > *old } else { new >= *old }), "{name}: {new:?} after {old}");
+    }
+    Ok(())
+}
