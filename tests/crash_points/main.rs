@@ -20,8 +20,8 @@
 //!
 //! **Publishing** is an append to a file, and has points of its own.
 //!
-//! Databases are chosen as in the conformance suite. In the long form (SAGASTORE_LONG=1) more steps of SQLite's virtual
-//! machine are taken; everything else is tried in the short form, too.
+//! Databases are chosen as in the conformance suite. The short form leaves out what [`points`] says; the long
+//! form (SAGASTORE_LONG=1) takes every request and every statement, and more steps of SQLite's virtual machine.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a trial fails")]
 

@@ -6,27 +6,33 @@ use super::scenarios::Scenario;
 use super::site::Site;
 use super::{scaled, seed};
 
-/// All points; true if none was left out but steps of SQLite's virtual machine, of which there are too many: of these, one in
-/// each of so many equal parts of the whole is taken by chance.
-pub(crate) fn of(undisturbed: &Ended, scenario: Scenario) -> (Vec<Point>, bool) {
-    let requests = u32::try_from(undisturbed.requests.len()).unwrap();
-    let mut points = Vec::new();
-    let mut both = |place: fn(u32) -> Place, count: u32| {
-        for number in 1..=count {
-            points.push(Point::before(place(number)));
-            points.push(Point::after(place(number)));
-        }
-    };
-    both(Place::Statement, undisturbed.statements + requests);
-    both(Place::Publish, undisturbed.publishes);
-    both(Place::Commit, undisturbed.commits);
+/// The points to try. The short form leaves out requests that only prepare a statement, and of a run of equal requests all but
+/// the first, the last and one by chance. Of the steps of SQLite's virtual machine, of which there are too many, one in each of
+/// so many equal parts of the whole is taken by chance.
+pub(crate) fn of(undisturbed: &Ended, scenario: Scenario) -> Vec<Point> {
     let mut chance = fastrand::Rng::with_seed(seed());
-    let (steps, parts) = (u64::from(undisturbed.steps), parts(scenario).min(undisturbed.steps));
-    for part in 0..u64::from(parts) {
-        let (first, end) = (part * steps / u64::from(parts), (part + 1) * steps / u64::from(parts));
-        points.push(Point::before(Place::Step(u32::try_from(chance.u64(first..end) + 1).unwrap())));
+    let mut points = Vec::new();
+    let mut both = |place: Place| points.extend([Point::before(place), Point::after(place)]);
+    let texts: Vec<_> = undisturbed.requests.iter().map(|request| request.text.as_str()).collect();
+    let (mut number, all) = (0, scaled(false, true));
+    for run in texts.chunk_by(|one, next| one == next) {
+        let by_chance = chance.usize(..run.len());
+        for (place, text) in run.iter().enumerate() {
+            number += 1;
+            let chosen = place == 0 || place + 1 == run.len() || place == by_chance;
+            if all || chosen && !text.starts_with("prepare ") {
+                both(Place::Statement(number));
+            }
+        }
     }
-    (points, true)
+    (1..=undisturbed.publishes).for_each(|number| both(Place::Publish(number)));
+    (1..=undisturbed.commits).for_each(|number| both(Place::Commit(number)));
+    let (steps, parts) = (u64::from(undisturbed.steps), u64::from(parts(scenario).min(undisturbed.steps)));
+    for part in 0..parts {
+        let step = chance.u64(part * steps / parts..(part + 1) * steps / parts) + 1;
+        points.push(Point::before(Place::Step(u32::try_from(step).unwrap())));
+    }
+    points
 }
 
 /// The tables are made by few statements for the driver, each of many for SQLite.

@@ -55,10 +55,9 @@ async fn play<DB: Site>(part: &str) -> anyhow::Result<()> {
 pub(crate) struct Ended {
     /// It was killed at its point; otherwise it ended by itself.
     pub(crate) killed: bool,
-    /// On servers, what it asked for.
+    /// What it asked for. On SQLite, nothing if it was killed.
     pub(crate) requests: Vec<Request>,
-    /// As it told: on a server, that it was killed at a statement only the proxy knows.
-    pub(crate) statements: u32,
+    /// As it told. On a server, that it was killed at a statement only the proxy knows.
     pub(crate) publishes: u32,
     pub(crate) commits: u32,
     pub(crate) steps: u32,
@@ -83,7 +82,9 @@ pub(crate) async fn crash<DB: Site>(home: &Home<DB>, point: Option<Point>) -> an
         .context("starting a process")?;
     let ended = tokio::time::timeout(LIMIT, until_killed(child, proxy.as_ref())).await;
     let mut ended = ended.context("the process came neither to its point nor to its end")??;
-    ended.requests = proxy.map(|proxy| proxy.requests()).unwrap_or_default();
+    if let Some(proxy) = proxy {
+        ended.requests = proxy.requests();
+    }
     Ok(ended)
 }
 
@@ -95,18 +96,26 @@ async fn until_killed(mut child: Child, proxy: Option<&Proxy>) -> anyhow::Result
             None => std::future::pending().await,
         }
     };
-    let said = tokio::select! {
-        line = lines.next_line() => line?.context("the process ended without a word")?,
-        () = reached => "here".to_owned(),
+    let mut requests = Vec::new();
+    tokio::pin!(reached);
+    let said = loop {
+        tokio::select! {
+            line = lines.next_line() => {
+                let line = line?.context("the process ended without a word")?;
+                let Some(text) = line.strip_prefix("asked ") else { break line };
+                requests.push(Request { text: text.to_owned(), inside: false });
+            }
+            () = &mut reached => break "here".to_owned(),
+        }
     };
     let mut words = said.split(' ');
     let killed = words.next() == Some("here");
     let mut number = || words.next().map_or(Ok(0), str::parse);
-    let (statements, publishes, commits, steps) = (number()?, number()?, number()?, number()?);
+    let (publishes, commits, steps) = (number()?, number()?, number()?);
     if killed {
         child.start_kill()?;
     }
     let status = child.wait().await?;
     ensure!(if killed { status.signal() == Some(SIGKILL) } else { status.success() }, "the process: {status}");
-    Ok(Ended { killed, requests: Vec::new(), statements, publishes, commits, steps })
+    Ok(Ended { killed, requests, publishes, commits, steps })
 }

@@ -18,8 +18,11 @@ pub(crate) fn stop_at(point: Option<Point>) {
     STOP.get_or_init(|| point);
 }
 
-/// The driver has run a statement of SQLite.
-pub(crate) fn statement_ended() {
+/// The driver has run a statement of SQLite. Who is not to be killed tells which.
+pub(crate) fn statement_ended(text: &str) {
+    if STOP.get().is_some_and(Option::is_none) {
+        writeln!(std::io::stdout(), "asked {text}").unwrap();
+    }
     let number = STATEMENTS.fetch_add(1, SeqCst) + 1;
     reach(Point::after(Place::Statement(number)));
 }
@@ -62,9 +65,9 @@ fn reach(point: Point) {
     }
 }
 
-/// Tells the parent how far it has come: statements, publishes, commits that were made, steps.
+/// Tells the parent how far it has come: publishes, commits that were made, steps.
 pub(crate) fn say(word: &str) {
-    let counts = [&STATEMENTS, &PUBLISHES, &COMMITS, &STEPS].map(|count| count.load(SeqCst).to_string());
+    let counts = [&PUBLISHES, &COMMITS, &STEPS].map(|count| count.load(SeqCst).to_string());
     let mut out = std::io::stdout().lock();
     writeln!(out, "{word} {}", counts.join(" ")).unwrap();
     out.flush().unwrap();

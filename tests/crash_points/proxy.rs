@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::point::{Place, Point, Side};
-use super::wire::{Piece, Protocol, Request, Wire};
+use super::wire::{Protocol, Request, Wire};
 
 const BUFFER: usize = 1 << 16;
 
@@ -97,12 +97,13 @@ async fn pass(
                 if read == 0 {
                     return Ok(());
                 }
-                for Piece { bytes, request } in wire.sent(&request[..read]) {
-                    let side = request.and_then(|request| shared.count(request));
+                for piece in wire.sent(&request[..read]) {
+                    let side = piece.request.clone().and_then(|request| shared.count(request));
                     if side == Some(Side::Before) {
                         shared.stop().await;
                     }
-                    server.write_all(&bytes).await?;
+                    wire.passed_on(&piece);
+                    server.write_all(&piece.bytes).await?;
                     if side == Some(Side::After) {
                         swallow_answer(&mut server, wire.as_mut()).await?;
                         shared.stop().await;

@@ -1,12 +1,14 @@
 //! Leases and locks on resources: obtained, renewed, used for a fenced write, released, kept.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use async_trait::async_trait;
 use sagastore::lock::lease::{Lease, LeaseState};
 use sagastore::lock::resource::{ResourceLocker, ResourceLockerSettings};
-use sagastore::lock::{ClientId, DatabaseLock, Lock, Namespace, ResourceId};
+use sagastore::lock::{ClientId, DatabaseLock, Lock, Namespace, Purge, ResourceId};
 
 use super::Moment;
 use crate::desk::Desk;
@@ -14,6 +16,16 @@ use crate::site::Site;
 
 /// Longer than any run: what expires, expires because the scenario lets time pass.
 const LENGTH: Duration = Duration::from_secs(1800);
+
+/// A purge comes when it wants to; here everything is to come in the same order each time.
+struct NoPurge;
+
+#[async_trait]
+impl Purge for NoPurge {
+    async fn purge(&self) -> sagastore::Result<u64> {
+        Ok(0)
+    }
+}
 
 fn id(name: &str) -> anyhow::Result<ResourceId> {
     Ok(ResourceId::new(name)?)
@@ -38,8 +50,8 @@ pub(super) async fn work<DB: Site>(desk: &Desk<DB>) -> anyhow::Result<()> {
     let kept = lock.obtain(&id("kept")?, &client).await?.lease().context("it is held")?;
     note(desk, &kept)?;
 
-    let settings = ResourceLockerSettings::default().with_ttl(LENGTH)?.with_purger_period(LENGTH)?;
-    let locker = ResourceLocker::open(desk.pool.clone(), &Namespace::new("things")?, settings)?;
+    let things = Arc::new(lock.with_namespace(Namespace::new("things")?));
+    let locker = ResourceLocker::with_parts(things, Arc::new(NoPurge), ResourceLockerSettings::default());
     for _ in 0..2 {
         let lease = locker.acquire(&id("thing")?, &client).await?;
         note(desk, &lease)?;

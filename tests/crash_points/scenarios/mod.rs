@@ -110,7 +110,12 @@ impl Scenario {
         self != Self::GroupCommit
     }
 
-    /// How many messages the commits have that nobody relays.
+    /// Holds the same in the end, however often parts of it were done. What is written under a lease is written each time.
+    pub(crate) fn ends_alike(self) -> bool {
+        self != Self::Leases
+    }
+
+    /// Its messages are relayed.
     pub(crate) fn relays(self) -> bool {
         matches!(self, Self::Dispatcher | Self::Upkeep)
     }

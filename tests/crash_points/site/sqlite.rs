@@ -10,7 +10,7 @@ use sqlx::{Pool, Sqlite};
 use tracing::span;
 
 use super::super::progress;
-use super::super::wire::Protocol;
+use super::super::wire::{Protocol, in_one_line};
 use super::{Home, Site, verbs};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,16 +113,32 @@ impl Site for Sqlite {
     verbs!();
 }
 
+/// The whole statement, or what the driver takes for its summary if that is all of it.
+#[derive(Default)]
+struct StatementText(String);
+
+impl tracing::field::Visit for StatementText {
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        if matches!(field.name(), "summary" | "db.statement") && !value.is_empty() {
+            value.clone_into(&mut self.0);
+        }
+    }
+
+    fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
+}
+
 /// Is told by the driver of each statement that ended.
 struct Statements;
 
 impl tracing::Subscriber for Statements {
     fn enabled(&self, of: &tracing::Metadata<'_>) -> bool {
-        of.is_event() && of.target() == "sqlx::query"
+        of.target() == "sqlx::query"
     }
 
-    fn event(&self, _: &tracing::Event<'_>) {
-        progress::statement_ended();
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = StatementText::default();
+        event.record(&mut text);
+        progress::statement_ended(&in_one_line(text.0.as_bytes()));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -24,10 +24,13 @@ pub(crate) trait Wire: Send {
     /// Takes what the client sent; gives what is complete of it.
     fn sent(&mut self, bytes: &[u8]) -> Vec<Piece>;
 
+    /// A piece is about to be passed on to the server.
+    fn passed_on(&mut self, piece: &Piece);
+
     /// Takes what the server sent.
     fn answered(&mut self, bytes: &[u8]);
 
-    /// Everything that was asked is answered whole.
+    /// Everything that was passed on is answered whole.
     fn is_answered(&self) -> bool;
 }
 
@@ -48,7 +51,7 @@ impl Protocol {
 }
 
 /// A text in one line.
-fn in_one_line(text: &[u8]) -> String {
+pub(crate) fn in_one_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -71,7 +71,7 @@ fn take(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
 }
 
 impl MysqlWire {
-    fn command(&mut self, packet: &[u8]) -> Option<Request> {
+    fn command(&self, packet: &[u8]) -> Option<Request> {
         let (command, body) = (packet[HEADER], &packet[HEADER + 1..]);
         let text = match command {
             QUIT | LONG_DATA | CLOSE_STATEMENT => return None,
@@ -83,7 +83,6 @@ impl MysqlWire {
             }
             other => format!("command {other}"),
         };
-        self.asked.push_back((command, text.clone()));
         Some(Request { text, inside: self.status & IN_TRANSACTION != 0 })
     }
 
@@ -147,6 +146,12 @@ impl Wire for MysqlWire {
             pieces.push(Piece { bytes: packet, request });
         }
         pieces
+    }
+
+    fn passed_on(&mut self, piece: &Piece) {
+        if let Some(request) = &piece.request {
+            self.asked.push_back((piece.bytes[HEADER], request.text.clone()));
+        }
     }
 
     fn answered(&mut self, bytes: &[u8]) {

@@ -77,11 +77,14 @@ impl Wire for PostgresWire {
             self.run.extend_from_slice(&message);
             // Nothing is answered to a farewell; a flush asks for what there is so far.
             if request.is_some() || matches!(message[0], b'X' | b'H') {
-                self.unanswered += u32::from(request.is_some());
                 pieces.push(Piece { bytes: std::mem::take(&mut self.run), request });
             }
         }
         pieces
+    }
+
+    fn passed_on(&mut self, piece: &Piece) {
+        self.unanswered += u32::from(piece.request.is_some());
     }
 
     fn answered(&mut self, bytes: &[u8]) {
