@@ -36,11 +36,6 @@ impl<DB: Site> Desk<DB> {
         persister(DB::Store::default())
     }
 
-    /// Writes a row of the program's own.
-    pub(crate) async fn write_own(conn: &mut DB::Connection, entry: &str) -> anyhow::Result<()> {
-        DB::run(conn, format!("INSERT INTO crash_own (entry) VALUES ('{entry}')")).await
-    }
-
     /// The program's own rows, sorted.
     pub(crate) async fn own(&self) -> anyhow::Result<Vec<String>> {
         DB::texts(&mut *self.pool.acquire().await?, "SELECT entry FROM crash_own ORDER BY entry".to_owned()).await

@@ -6,13 +6,12 @@ use super::scenarios::Scenario;
 use super::site::Site;
 use super::{scaled, seed};
 
-/// The points to try. The short form leaves out requests that only prepare a statement, and of a run of equal requests all but
-/// the first, the last and one by chance. Of the steps of SQLite's virtual machine, of which there are too many, one in each of
+/// The points to try. The short form leaves out requests that only prepare a statement, of those that only read one side by chance,
+/// and of a run of equal requests all but the first, the last and one by chance. Of the steps of SQLite's virtual machine, of which there are too many, one in each of
 /// so many equal parts of the whole is taken by chance.
 pub(crate) fn of(undisturbed: &Ended, scenario: Scenario) -> Vec<Point> {
     let mut chance = fastrand::Rng::with_seed(seed());
     let mut points = Vec::new();
-    let mut both = |place: Place| points.extend([Point::before(place), Point::after(place)]);
     let texts: Vec<_> = undisturbed.requests.iter().map(|request| request.text.as_str()).collect();
     let (mut number, all) = (0, scaled(false, true));
     for run in texts.chunk_by(|one, next| one == next) {
@@ -21,10 +20,13 @@ pub(crate) fn of(undisturbed: &Ended, scenario: Scenario) -> Vec<Point> {
             number += 1;
             let chosen = place == 0 || place + 1 == run.len() || place == by_chance;
             if all || chosen && !text.starts_with("prepare ") {
-                both(Place::Statement(number));
+                let only = (!all && text.starts_with("SELECT ")).then(|| chance.bool());
+                points.extend((only != Some(false)).then(|| Point::before(Place::Statement(number))));
+                points.extend((only != Some(true)).then(|| Point::after(Place::Statement(number))));
             }
         }
     }
+    let mut both = |place: Place| points.extend([Point::before(place), Point::after(place)]);
     (1..=undisturbed.publishes).for_each(|number| both(Place::Publish(number)));
     (1..=undisturbed.commits).for_each(|number| both(Place::Commit(number)));
     let (steps, parts) = (u64::from(undisturbed.steps), u64::from(parts(scenario).min(undisturbed.steps)));
@@ -37,7 +39,7 @@ pub(crate) fn of(undisturbed: &Ended, scenario: Scenario) -> Vec<Point> {
 
 /// The tables are made by few statements for the driver, each of many for SQLite.
 fn parts(scenario: Scenario) -> u32 {
-    if scenario.begins_without_tables() { scaled(100, 2_000) } else { scaled(20, 400) }
+    if scenario.begins_without_tables() { scaled(60, 2_000) } else { scaled(12, 400) }
 }
 
 /// So many points are tried at the least, or the counting has broken.

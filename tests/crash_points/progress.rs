@@ -11,6 +11,8 @@ static STATEMENTS: AtomicU32 = AtomicU32::new(0);
 static PUBLISHES: AtomicU32 = AtomicU32::new(0);
 static COMMITS: AtomicU32 = AtomicU32::new(0);
 static STEPS: AtomicU32 = AtomicU32::new(0);
+/// Statements by which the driver opens the file come before.
+static BEGUN: AtomicBool = AtomicBool::new(false);
 static COMMITTING: AtomicBool = AtomicBool::new(false);
 
 /// Stops here, once it is reached.
@@ -18,8 +20,16 @@ pub(crate) fn stop_at(point: Option<Point>) {
     STOP.get_or_init(|| point);
 }
 
+/// From here on statements are counted.
+pub(crate) fn begin() {
+    BEGUN.store(true, SeqCst);
+}
+
 /// The driver has run a statement of SQLite. Who is not to be killed tells which.
 pub(crate) fn statement_ended(text: &str) {
+    if !BEGUN.load(SeqCst) {
+        return;
+    }
     if STOP.get().is_some_and(Option::is_none) {
         writeln!(std::io::stdout(), "asked {text}").unwrap();
     }

@@ -76,6 +76,8 @@ async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
     let told = timeline::check::<DB>(&runs, scenario, &mut failures);
     say::<DB>(scenario, &undisturbed, &tally, &told);
     tell(&failures, &tally)?;
+    let steady = scenario.repeats_itself() && told.other_ways == 0;
+    ensure!(!steady || tally.missed == 0, "points were missed: {tally:?}");
     ensure!(tally.before + tally.after >= points::floor::<DB>(scenario), "too few points were tried: {tally:?}");
     Ok(tally)
 }

@@ -65,7 +65,7 @@ async fn project<DB: Site>(desk: &Desk<DB>) -> anyhow::Result<bool> {
         return Ok(false);
     };
     for event in &events {
-        Desk::<DB>::write_own(&mut tx, &event.event.envelope.message_id.to_string()).await?;
+        DB::write_own(&mut tx, &event.event.envelope.message_id.to_string()).await?;
     }
     ensure!(store.move_consumer(&mut tx, READER, from, last.position).await?, "another reader has moved on");
     tx.commit().await?;

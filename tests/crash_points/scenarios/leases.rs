@@ -43,7 +43,7 @@ pub(super) async fn work<DB: Site>(desk: &Desk<DB>) -> anyhow::Result<()> {
         let lease = lock.renew(&lease).await?.context("the lease is lost")?;
         let mut tx = desk.persister().begin(&desk.pool).await?;
         lease.fence(&mut tx).await?;
-        Desk::<DB>::write_own(&mut tx, &format!("fenced {}", lease.sequence)).await?;
+        DB::write_own(&mut tx, &format!("fenced {}", lease.sequence)).await?;
         tx.commit().await?;
         ensure!(lock.release(&lease).await?, "the lease is lost");
     }

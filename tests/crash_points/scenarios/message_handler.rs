@@ -34,7 +34,7 @@ impl<DB: Site> InTransaction<Order, DB> for Projection {
         _: &mut UnitOfWork<'_, Order>,
         message: &Envelope,
     ) -> Result<(), Cause> {
-        Ok(Desk::<DB>::write_own(tx, &message.message_id.to_string()).await?)
+        Ok(DB::write_own(tx, &message.message_id.to_string()).await?)
     }
 }
 

@@ -41,7 +41,7 @@ async fn attempt_to<'s, DB: Site>(
     mut attempt: Attempt<'s, Order, DB>,
     number: u32,
 ) -> anyhow::Result<Finished<'s, Order, DB, ()>> {
-    Desk::<DB>::write_own(&mut attempt.transaction, &number.to_string()).await?;
+    DB::write_own(&mut attempt.transaction, &number.to_string()).await?;
     attempt.unit.publish(OrderEvent::Stepped { number })?;
     attempt.unit.execute(&OrderCommand::Ship { number })?;
     Ok(attempt.finish(()))
@@ -56,7 +56,7 @@ async fn by_hand<DB: Site>(desk: &Desk<DB>, number: u32) -> anyhow::Result<()> {
     if Inbox::new(CONSUMER)?.receive(&mut tx, message).await?.is_repeated() {
         tx.rollback().await?;
     } else {
-        Desk::<DB>::write_own(&mut tx, &number.to_string()).await?;
+        DB::write_own(&mut tx, &number.to_string()).await?;
         let id = instance(ID);
         let begun = persister.begin_handling(&desk.saga, &mut tx, Outbox, &id, message).await?;
         let Begun::Unit(mut unit) = begun else { anyhow::bail!("the inbox and the instance do not agree") };

@@ -125,6 +125,9 @@ pub(crate) trait Site: Backend {
     /// All tables, columns and indexes, in lines.
     async fn schema(pool: &Pool<Self>) -> anyhow::Result<Vec<String>>;
 
+    /// Writes a row of the program's own.
+    fn write_own(conn: &mut Self::Connection, entry: &str) -> impl Future<Output = anyhow::Result<()>> + Send;
+
     fn run(conn: &mut Self::Connection, sql: String) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// Rows of one number.
@@ -139,7 +142,12 @@ pub(crate) trait Site: Backend {
 
 /// What is written alike for each database.
 macro_rules! verbs {
-    () => {
+    ($insert_own:literal) => {
+        async fn write_own(conn: &mut Self::Connection, entry: &str) -> anyhow::Result<()> {
+            sqlx::query($insert_own).bind(entry).execute(conn).await?;
+            Ok(())
+        }
+
         async fn run(conn: &mut Self::Connection, sql: String) -> anyhow::Result<()> {
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(conn).await?;
             Ok(())
@@ -198,7 +206,7 @@ mod server {
             home.fill(&pool).await?;
         } else {
             let empty: String = there.iter().map(|table| format!("DELETE FROM {table};\n")).collect();
-            DB::run(&mut *pool.acquire().await?, format!("{empty}{clear}")).await?;
+            DB::run(&mut *pool.acquire().await?, format!("BEGIN; {empty}{clear}; COMMIT")).await?;
         }
         let desk = home.desk(pool)?;
         home.scenario.prepare(&desk).await

@@ -94,5 +94,5 @@ impl Site for MySql {
         Self::texts(&mut *pool.acquire().await?, all.to_owned()).await
     }
 
-    verbs!();
+    verbs!("INSERT INTO crash_own (entry) VALUES (?)");
 }
