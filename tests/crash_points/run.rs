@@ -10,6 +10,9 @@ use super::scenarios::{Moment, Scenario};
 use super::site::{Home, Site};
 use super::{held, points, timeline};
 
+/// No more than one of so many points may be missed, where the same is done each time. A server that is slow can make its
+/// client ask once more or once less.
+const MISSED_PART: usize = 10;
 /// Of failures, how many are told.
 const TOLD: usize = 5;
 const LET_AN_HOUR_PASS: &str =
@@ -48,12 +51,15 @@ async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
     let undisturbed = once(home, None).await.context("undisturbed")?;
     ensure!(!undisturbed.ended.killed, "it was killed without a point");
     let points = points::of(&undisturbed.ended, scenario);
-    let (mut tally, mut runs, mut failures) = (Tally::default(), Vec::new(), Vec::new());
+    let (mut tally, mut runs, mut failures, mut missed) = (Tally::default(), Vec::new(), Vec::new(), Vec::new());
     for point in points {
         let run = match once(home, Some(point)).await {
             Ok(run) if run.ended.killed => run,
-            Ok(_) => {
+            Ok(run) => {
                 tally.missed += 1;
+                let way = other_way(&run.ended, &undisturbed.ended);
+                println!("{}: {}: missed {point}: {way}", DB::KIND, scenario.name());
+                missed.push(format!("{point}: {way}"));
                 continue;
             }
             Err(fault) => {
@@ -76,10 +82,17 @@ async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
     let told = timeline::check::<DB>(&runs, scenario, &mut failures);
     say::<DB>(scenario, &undisturbed, &tally, &told);
     tell(&failures, &tally)?;
-    let steady = scenario.repeats_itself() && told.other_ways == 0;
-    ensure!(!steady || tally.missed == 0, "points were missed: {tally:?}");
+    let few = (tally.before + tally.after) / MISSED_PART;
+    ensure!(!scenario.repeats_itself() || missed.len() <= few, "points were missed: {missed:#?}");
     ensure!(tally.before + tally.after >= points::floor::<DB>(scenario), "too few points were tried: {tally:?}");
     Ok(tally)
+}
+
+/// Where a process did not do as the undisturbed one.
+fn other_way(ended: &Ended, undisturbed: &Ended) -> String {
+    let (asked, wanted) = (&ended.requests, &undisturbed.requests);
+    let same = asked.iter().zip(wanted).take_while(|(one, other)| one == other).count();
+    format!("after {same} of {} requests {:?}, not {:?}", wanted.len(), asked.get(same), wanted.get(same))
 }
 
 fn say<DB: Site>(scenario: Scenario, undisturbed: &Run, tally: &Tally, told: &timeline::Told) {
