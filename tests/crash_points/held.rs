@@ -32,6 +32,7 @@ pub(crate) async fn held<DB: Site>(desk: &Desk<DB>, scenario: Scenario) -> anyho
     let counts: Vec<_> = COUNTED.iter().chain([&DB::MARKED]).enumerate().map(count).collect();
     let mut numbers = DB::numbers(&mut *desk.pool.acquire().await?, counts.join("\nUNION ALL\n")).await?;
     numbers.sort_by_key(|number| number % 100);
-    let line = |(number, rows): (&i64, &&str)| format!("{} in {rows}", number / 100);
-    Ok(numbers.iter().zip(COUNTED.iter().chain([&DB::MARKED])).map(line).collect())
+    let lines = numbers.iter().zip(COUNTED.iter().chain([&DB::MARKED]));
+    let some = lines.filter(|(number, _)| **number >= 100);
+    Ok(some.map(|(number, rows)| format!("{} in {rows}", number / 100)).collect())
 }

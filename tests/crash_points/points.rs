@@ -3,7 +3,6 @@
 use super::point::{Place, Point};
 use super::process::Ended;
 use super::scenarios::Scenario;
-use super::site::Site;
 use super::{scaled, seed};
 
 /// The points to try. The short form leaves out requests that only prepare a statement, of those that only read one side by chance,
@@ -42,7 +41,12 @@ fn parts(scenario: Scenario) -> u32 {
     if scenario.begins_without_tables() { scaled(60, 2_000) } else { scaled(12, 400) }
 }
 
-/// So many points are tried at the least, or the counting has broken.
-pub(crate) fn floor<DB: Site>(_scenario: Scenario) -> usize {
-    1
+/// So many points are tried at the least, on any database and in the short form, or the counting has broken.
+pub(crate) fn floor(scenario: Scenario) -> usize {
+    match scenario {
+        Scenario::UnitOfWork | Scenario::Leases => 40,
+        Scenario::Migration | Scenario::GlobalOrder | Scenario::GroupCommit => 60,
+        Scenario::OwnTransaction => 80,
+        Scenario::MessageHandler | Scenario::Dispatcher | Scenario::Upkeep => 100,
+    }
 }

@@ -28,11 +28,7 @@ struct Shared {
 }
 
 impl Proxy {
-    pub(crate) async fn start(
-        protocol: Protocol,
-        server: (String, u16),
-        stop: Option<Point>,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn start(protocol: Protocol, server: (String, u16), stop: Option<Point>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (port, mut tasks) = (listener.local_addr()?.port(), JoinSet::new());
         let shared = Arc::new(Shared { stop, requests: Mutex::default(), reached: Notify::new() });

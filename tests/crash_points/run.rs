@@ -15,8 +15,7 @@ use super::{held, points, timeline};
 const MISSED_PART: usize = 10;
 /// Of failures, how many are told.
 const TOLD: usize = 5;
-const LET_AN_HOUR_PASS: &str =
-    "UPDATE saga_lease SET expires_at = expires_at - 3600000000 WHERE client_id IS NOT NULL";
+const LET_AN_HOUR_PASS: &str = "UPDATE saga_lease SET expires_at = expires_at - 3600000000 WHERE client_id IS NOT NULL";
 
 /// What came of a process.
 #[derive(Debug)]
@@ -63,7 +62,8 @@ async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
                 continue;
             }
             Err(fault) => {
-                failures.push(format!("killed {point}: {fault:?}"));
+                let what = asked(point, &undisturbed.ended);
+                failures.push(format!("killed {point} ({what}): {fault:?}"));
                 continue;
             }
         };
@@ -84,8 +84,15 @@ async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
     tell(&failures, &tally)?;
     let few = (tally.before + tally.after) / MISSED_PART;
     ensure!(!scenario.repeats_itself() || missed.len() <= few, "points were missed: {missed:#?}");
-    ensure!(tally.before + tally.after >= points::floor::<DB>(scenario), "too few points were tried: {tally:?}");
+    ensure!(tally.before + tally.after >= points::floor(scenario), "too few points were tried: {tally:?}");
     Ok(tally)
+}
+
+/// What is asked at a point.
+fn asked(point: Point, undisturbed: &Ended) -> &str {
+    let Place::Statement(number) = point.place else { return "" };
+    let request = usize::try_from(number).unwrap().checked_sub(1).and_then(|at| undisturbed.requests.get(at));
+    request.map_or("", |request| &request.text)
 }
 
 /// Where a process did not do as the undisturbed one.
@@ -137,8 +144,6 @@ async fn look_and_finish<DB: Site>(
     ended: Ended,
 ) -> anyhow::Result<Run> {
     let (scenario, mut faults) = (home.scenario, Vec::new());
-    let asked = ended.requests.last().filter(|_| matches!(point, Some(Point { place: Place::Statement(_), .. })));
-    let asked = asked.map(|request| request.text.clone()).unwrap_or_default();
     let held = held::held(desk, scenario).await?;
     let look = async {
         scenario.check(desk, Moment::Killed).await?;
@@ -147,7 +152,7 @@ async fn look_and_finish<DB: Site>(
         }
         anyhow::Ok(())
     };
-    look.await.with_context(|| format!("after the kill at {asked:?}, with {held:?}"))?;
+    look.await.with_context(|| format!("after the kill, with {held:?}"))?;
     let finish = async {
         let before = let_leases_expire(desk, scenario).await?;
         scenario.work(desk).await.context("finishing the work")?;
@@ -155,7 +160,7 @@ async fn look_and_finish<DB: Site>(
         faults.push(audit(desk, scenario).await?);
         check_tokens(&before, &leases(desk).await?, scenario)
     };
-    finish.await.with_context(|| format!("finishing after the kill at {asked:?}, with {held:?}"))?;
+    finish.await.with_context(|| format!("finishing after the kill, with {held:?}"))?;
     let finished = held::held(desk, scenario).await?;
     Ok(Run { point, ended, held, finished, faults })
 }

@@ -44,10 +44,8 @@ fn by_commits(runs: &[Run], told: &mut Told, failures: &mut Vec<String>) {
         told.compared += 1;
         if first.held != run.held {
             let (one, other, commits) = (first.point, run.point, run.ended.commits);
-            failures.push(format!(
-                "after {commits} commits, {one:?} and {other:?}: {:?} and {:?}",
-                first.held, run.held
-            ));
+            failures
+                .push(format!("after {commits} commits, {one:?} and {other:?}: {:?} and {:?}", first.held, run.held));
         }
     }
     let held: Vec<_> = after.values().map(|run| &run.held).collect();

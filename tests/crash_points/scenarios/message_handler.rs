@@ -76,7 +76,8 @@ pub(super) async fn check<DB: Site>(desk: &Desk<DB>, moment: Moment) -> anyhow::
     let mut key = None;
     if let Some(id) = found.first() {
         handled = commits_of(desk, id).await?.len();
-        let loaded = desk.persister().load_instance(&desk.saga, &mut *desk.pool.acquire().await?, &instance(id)).await?;
+        let loaded =
+            desk.persister().load_instance(&desk.saga, &mut *desk.pool.acquire().await?, &instance(id)).await?;
         let data = loaded.map(|unit| unit.instance().data.clone()).unwrap_or_default();
         let steps: Vec<_> = (1..).take(data.steps.len()).collect();
         ensure!(data.steps == steps, "the messages were not handled in order: {:?}", data.steps);

@@ -8,7 +8,7 @@ use sagastore::{Attempt, Begun, Envelope, Finished, Inbox, MessageKind, NewOutbo
 use super::Moment;
 use crate::audit::commits_of;
 use crate::desk::{Desk, message_id};
-use crate::saga::{OrderCommand, OrderEvent, Order, instance};
+use crate::saga::{Order, OrderCommand, OrderEvent, instance};
 use crate::site::Site;
 
 const ID: &str = "own";

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{ensure, Context};
+use anyhow::{Context, ensure};
 use sagastore::{Error, Executed, MessageStore, UnitOfWork};
 
 use super::Moment;

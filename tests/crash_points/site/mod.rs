@@ -134,10 +134,7 @@ pub(crate) trait Site: Backend {
     fn numbers(conn: &mut Self::Connection, sql: String) -> impl Future<Output = anyhow::Result<Vec<i64>>> + Send;
 
     /// Rows of one text.
-    fn texts(
-        conn: &mut Self::Connection,
-        sql: String,
-    ) -> impl Future<Output = anyhow::Result<Vec<String>>> + Send;
+    fn texts(conn: &mut Self::Connection, sql: String) -> impl Future<Output = anyhow::Result<Vec<String>>> + Send;
 }
 
 /// What is written alike for each database.
@@ -190,7 +187,10 @@ mod server {
             if there.is_empty() {
                 return Ok(pool);
             }
-            ensure!(began.elapsed() < NOTICED_WITHIN, "sessions of a process that was killed are still there: {there:?}");
+            ensure!(
+                began.elapsed() < NOTICED_WITHIN,
+                "sessions of a process that was killed are still there: {there:?}"
+            );
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

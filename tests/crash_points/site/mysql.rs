@@ -24,8 +24,7 @@ impl Site for MySql {
     const VARIABLE: Option<&'static str> = Some("SAGASTORE_TEST_MYSQL_URL");
     const SCHEMA_COMMITS: bool = true;
     const INSTANCES: &'static str = "SELECT CAST(instance_id AS CHAR) FROM saga_stream ORDER BY instance_id";
-    const LEASES: &'static str =
-        "SELECT CAST(CONCAT(namespace, '/', resource_id, ' ', token) AS CHAR) FROM saga_lease";
+    const LEASES: &'static str = "SELECT CAST(CONCAT(namespace, '/', resource_id, ' ', token) AS CHAR) FROM saga_lease";
     const MARKED: &'static str = "saga_commit WHERE undelivered IS NOT NULL";
 
     fn server() -> anyhow::Result<Option<(Protocol, (String, u16))>> {

@@ -38,11 +38,8 @@ impl Site for Postgres {
     }
 
     async fn start_over(home: &mut Home<Self>) -> anyhow::Result<()> {
-        let clear = if home.scenario.begins_without_tables() {
-            "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
-        } else {
-            ""
-        };
+        let clear =
+            if home.scenario.begins_without_tables() { "DROP SCHEMA public CASCADE; CREATE SCHEMA public" } else { "" };
         let tables = "SELECT tablename::text
             FROM pg_tables
             WHERE schemaname = 'public'
