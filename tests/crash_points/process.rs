@@ -45,7 +45,9 @@ async fn play<DB: Site>(part: &str) -> anyhow::Result<()> {
     let scenario = Scenario::by_name(scenario).context("no such scenario")?;
     progress::stop_at(if point.is_empty() { None } else { Some(point.parse()?) });
     let pool = DB::connect(name, port.parse()?, scenario.connections()).await?;
-    scenario.work(&Desk::new(pool, Journal::open(&PathBuf::from(journal))?)).await?;
+    scenario.work(&Desk::new(pool.clone(), Journal::open(&PathBuf::from(journal))?)).await?;
+    // What a connection does when it comes back to the pool is done, too.
+    pool.close().await;
     progress::say("done");
     Ok(())
 }

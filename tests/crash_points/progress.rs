@@ -31,7 +31,7 @@ pub(crate) fn statement_ended(text: &str) {
         return;
     }
     if STOP.get().is_some_and(Option::is_none) {
-        writeln!(std::io::stdout(), "asked {text}").unwrap();
+        println!("asked {text}");
     }
     let number = STATEMENTS.fetch_add(1, SeqCst) + 1;
     reach(Point::after(Place::Statement(number)));
