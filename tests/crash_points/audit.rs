@@ -16,8 +16,8 @@ const PAGE: u32 = 1000;
 /// Messages with which something is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    pub(crate) lost: Vec<MessageId>,
-    pub(crate) doubled: Vec<MessageId>,
+    pub(crate) lost: HashSet<MessageId>,
+    pub(crate) doubled: HashSet<MessageId>,
 }
 
 /// The instances that are there.
@@ -44,7 +44,8 @@ pub(crate) async fn commits_of<DB: Site>(desk: &Desk<DB>, id: &str) -> anyhow::R
     }
 }
 
-pub(crate) async fn audit<DB: Site>(desk: &Desk<DB>, scenario: Scenario) -> anyhow::Result<Faults> {
+/// Messages with which something is wrong are added to `faults`.
+pub(crate) async fn audit<DB: Site>(desk: &Desk<DB>, scenario: Scenario, faults: &mut Faults) -> anyhow::Result<()> {
     let damage = DB::damage(&desk.pool).await?;
     ensure!(damage.is_empty(), "the database is damaged: {damage:?}");
     let mut found = Vec::new();
@@ -55,7 +56,7 @@ pub(crate) async fn audit<DB: Site>(desk: &Desk<DB>, scenario: Scenario) -> anyh
         check_replay(desk, &id).await?;
         streams.push(commits_of(desk, &id).await?.concat());
     }
-    account(desk, scenario, &streams).await
+    account(desk, scenario, &streams, faults).await
 }
 
 /// With or without a snapshot, the instance is the same.
@@ -72,15 +73,20 @@ async fn check_replay<DB: Site>(desk: &Desk<DB>, id: &str) -> anyhow::Result<()>
 }
 
 /// Every message that was committed waits, is dead, or was delivered, and those of a stream were delivered in order.
-async fn account<DB: Site>(desk: &Desk<DB>, scenario: Scenario, streams: &[Vec<Envelope>]) -> anyhow::Result<Faults> {
+async fn account<DB: Site>(
+    desk: &Desk<DB>,
+    scenario: Scenario,
+    streams: &[Vec<Envelope>],
+    faults: &mut Faults,
+) -> anyhow::Result<()> {
     let (store, mut conn) = (DB::Store::default(), desk.pool.acquire().await?);
-    let (mut faults, mut there) = (Faults::default(), HashSet::new());
+    let mut there = HashSet::new();
     let dead: HashSet<_> =
         store.dead_letters(&mut conn, None, PAGE).await?.iter().map(|dead| dead.record.envelope.message_id).collect();
     for record in store.find_batch(&mut conn, None, PAGE).await? {
         let id = record.envelope.message_id;
         if !there.insert(id) || dead.contains(&id) {
-            faults.doubled.push(id);
+            faults.doubled.insert(id);
         }
     }
     let mut first = HashMap::new();
@@ -93,7 +99,7 @@ async fn account<DB: Site>(desk: &Desk<DB>, scenario: Scenario, streams: &[Vec<E
         for message in stream {
             let (id, place) = (message.message_id, first.get(&message.message_id).copied());
             if place.is_none() && !there.contains(&id) && !dead.contains(&id) {
-                faults.lost.push(id);
+                faults.lost.insert(id);
             }
             if let Some(place) = place {
                 ensure!(before.is_none_or(|before| before < place), "message {id} was delivered before an earlier one");
@@ -108,5 +114,5 @@ async fn account<DB: Site>(desk: &Desk<DB>, scenario: Scenario, streams: &[Vec<E
         let passed = later.map(|message| message.message_id).find(|id| first.contains_key(id));
         ensure!(passed.is_none(), "message {passed:?} was delivered, and an earlier one was not");
     }
-    Ok(faults)
+    Ok(())
 }

@@ -113,9 +113,10 @@ fn trial<DB: Site>(scenario: Scenario) -> Trial {
             let missing = format!("{} is not set", DB::VARIABLE.unwrap_or_default());
             return if named { Err(Failed::from(missing)) } else { Ok(Completion::ignored_with(missing)) };
         }
-        let tally = runtime().block_on(run::run::<DB>(scenario)).map_err(|fault| Failed::from(format!("{fault:?}")))?;
+        let mut tally = Tally::default();
+        let done = runtime().block_on(run::run::<DB>(scenario, &mut tally));
         TALLIES.lock().unwrap().entry(DB::KIND).or_default().push(tally);
-        Ok(Completion::Completed)
+        done.map(|()| Completion::Completed).map_err(|fault| Failed::from(format!("{fault:?}")))
     })
 }
 

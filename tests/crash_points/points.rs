@@ -3,21 +3,23 @@
 use super::point::{Place, Point};
 use super::process::Ended;
 use super::scenarios::Scenario;
+use super::wire::Request;
 use super::{scaled, seed};
 
-/// The points to try. The short form leaves out requests that only prepare a statement, of those that only read one side by chance,
-/// and of a run of equal requests all but the first, the last and one by chance. Of the steps of SQLite's virtual machine, of which there are too many, one in each of
-/// so many equal parts of the whole is taken by chance.
+/// The points to try. The short form leaves out requests that only prepare a statement, of those that only read one side by
+/// chance, and of equal ones in a row or in one transaction all but the first, the last and some by chance, one on average. Of the steps of
+/// SQLite's virtual machine, of which there are too many, one in each of so many equal parts of the whole is taken by chance.
 pub(crate) fn of(undisturbed: &Ended, scenario: Scenario) -> Vec<Point> {
     let mut chance = fastrand::Rng::with_seed(seed());
     let mut points = Vec::new();
-    let texts: Vec<_> = undisturbed.requests.iter().map(|request| request.text.as_str()).collect();
     let (mut number, all) = (0, scaled(false, true));
-    for run in texts.chunk_by(|one, next| one == next) {
-        let by_chance = chance.usize(..run.len());
-        for (place, text) in run.iter().enumerate() {
+    for together in undisturbed.requests.chunk_by(|one, next| next.inside || one.text == next.text) {
+        for (place, Request { text, .. }) in together.iter().enumerate() {
             number += 1;
-            let chosen = place == 0 || place + 1 == run.len() || place == by_chance;
+            let equal = |requests: &[Request]| requests.iter().filter(|other| other.text == *text).count();
+            let (before, later) = (equal(&together[..place]), equal(&together[place + 1..]));
+            // Each of those between the first and the last has the same chance.
+            let chosen = before == 0 || later == 0 || chance.usize(..before + later) == 0;
             if all || chosen && !text.starts_with("prepare ") {
                 let only = (!all && text.starts_with("SELECT ")).then(|| chance.bool());
                 points.extend((only != Some(false)).then(|| Point::before(Place::Statement(number))));

@@ -25,7 +25,6 @@ pub(crate) struct Run {
     /// What the database held afterwards, and once the work was finished.
     pub(crate) held: Vec<String>,
     pub(crate) finished: Vec<String>,
-    pub(crate) faults: Vec<Faults>,
 }
 
 /// What came of a scenario.
@@ -39,20 +38,25 @@ pub(crate) struct Tally {
     pub(crate) missed: usize,
 }
 
-pub(crate) async fn run<DB: Site>(scenario: Scenario) -> anyhow::Result<Tally> {
+/// Counts also what fails.
+pub(crate) async fn run<DB: Site>(scenario: Scenario, tally: &mut Tally) -> anyhow::Result<()> {
     let mut home = Home::<DB>::create(scenario).await?;
-    let done = at_each_point(&mut home).await;
+    let done = at_each_point(&mut home, tally).await;
     home.remove_with(done).await
 }
 
-async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
+async fn at_each_point<DB: Site>(home: &mut Home<DB>, tally: &mut Tally) -> anyhow::Result<()> {
     let scenario = home.scenario;
-    let undisturbed = once(home, None).await.context("undisturbed")?;
+    let undisturbed = once(home, None, &mut Faults::default()).await.context("undisturbed")?;
     ensure!(!undisturbed.ended.killed, "it was killed without a point");
     let points = points::of(&undisturbed.ended, scenario);
-    let (mut tally, mut runs, mut failures, mut missed) = (Tally::default(), Vec::new(), Vec::new(), Vec::new());
+    let (mut runs, mut failures, mut missed) = (Vec::new(), Vec::new(), Vec::new());
     for point in points {
-        let run = match once(home, Some(point)).await {
+        let mut faults = Faults::default();
+        let run = once(home, Some(point), &mut faults).await;
+        tally.lost += faults.lost.len();
+        tally.doubled += faults.doubled.len();
+        let run = match run {
             Ok(run) if run.ended.killed => run,
             Ok(run) => {
                 tally.missed += 1;
@@ -72,20 +76,18 @@ async fn at_each_point<DB: Site>(home: &mut Home<DB>) -> anyhow::Result<Tally> {
         } else {
             tally.after += 1;
         }
-        tally.lost += run.faults.iter().map(|faults| faults.lost.len()).sum::<usize>();
-        tally.doubled += run.faults.iter().map(|faults| faults.doubled.len()).sum::<usize>();
         if scenario.ends_alike() && run.finished != undisturbed.finished {
             failures.push(format!("killed {point}: the end is {:?}", run.finished));
         }
         runs.push(run);
     }
     let told = timeline::check::<DB>(&runs, scenario, &mut failures);
-    say::<DB>(scenario, &undisturbed, &tally, &told);
-    tell(&failures, &tally)?;
+    say::<DB>(scenario, &undisturbed, tally, &told);
+    tell(&failures, tally)?;
     let few = (tally.before + tally.after) / MISSED_PART;
     ensure!(!scenario.repeats_itself() || missed.len() <= few, "points were missed: {missed:#?}");
     ensure!(tally.before + tally.after >= points::floor(scenario), "too few points were tried: {tally:?}");
-    Ok(tally)
+    Ok(())
 }
 
 /// What is asked at a point.
@@ -127,42 +129,41 @@ fn tell(failures: &[String], tally: &Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn once<DB: Site>(home: &mut Home<DB>, point: Option<Point>) -> anyhow::Result<Run> {
+async fn once<DB: Site>(home: &mut Home<DB>, point: Option<Point>, faults: &mut Faults) -> anyhow::Result<Run> {
     DB::start_over(home).await.context("starting over")?;
     home.desk_journal()?.clear()?;
     let ended = crash(home, point).await?;
     let pool = DB::reopen(home).await?;
-    let run = look_and_finish(home, &home.desk(pool.clone())?, point, ended).await;
+    let run = look_and_finish(home.scenario, &home.desk(pool.clone())?, faults).await;
     DB::close(pool).await;
-    run
+    let (held, finished) = run?;
+    Ok(Run { point, ended, held, finished })
 }
 
+/// What the database holds after the kill, and once the work is finished.
 async fn look_and_finish<DB: Site>(
-    home: &Home<DB>,
+    scenario: Scenario,
     desk: &Desk<DB>,
-    point: Option<Point>,
-    ended: Ended,
-) -> anyhow::Result<Run> {
-    let (scenario, mut faults) = (home.scenario, Vec::new());
+    faults: &mut Faults,
+) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let held = held::held(desk, scenario).await?;
     let look = async {
-        scenario.check(desk, Moment::Killed).await?;
         if !scenario.begins_without_tables() {
-            faults.push(audit(desk, scenario).await?);
+            audit(desk, scenario, faults).await?;
         }
-        anyhow::Ok(())
+        scenario.check(desk, Moment::Killed).await
     };
     look.await.with_context(|| format!("after the kill, with {held:?}"))?;
     let finish = async {
         let before = let_leases_expire(desk, scenario).await?;
         scenario.work(desk).await.context("finishing the work")?;
+        audit(desk, scenario, faults).await?;
         scenario.check(desk, Moment::Finished).await?;
-        faults.push(audit(desk, scenario).await?);
         check_tokens(&before, &leases(desk).await?, scenario)
     };
     finish.await.with_context(|| format!("finishing after the kill, with {held:?}"))?;
     let finished = held::held(desk, scenario).await?;
-    Ok(Run { point, ended, held, finished, faults })
+    Ok((held, finished))
 }
 
 /// Whatever the process that was killed had leased is free for others now.
