@@ -61,7 +61,9 @@ async fn at_each_point<DB: Site>(home: &mut Home<DB>, tally: &mut Tally) -> anyh
             Ok(run) => {
                 tally.missed += 1;
                 let way = other_way(&run.ended, &undisturbed.ended);
-                println!("{}: {}: missed {point}: {way}", DB::KIND, scenario.name());
+                if scenario.repeats_itself() {
+                    println!("{}: {}: missed {point}: {way}", DB::KIND, scenario.name());
+                }
                 missed.push(format!("{point}: {way}"));
                 continue;
             }
