@@ -34,7 +34,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 fn seeds(long: u64) -> anyhow::Result<RangeInclusive<u64>> {
     Ok(match std::env::var("SAGASTORE_TEST_SEED") {
         Ok(seed) => seed.parse().map(|seed| seed..=seed)?,
-        Err(_) => 1..=scaled(25, long),
+        Err(_) => 1..=scaled(8, long),
     })
 }
 
