@@ -1,6 +1,7 @@
 //! One unit of work as one row: how it is written, and how it is read back.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -15,7 +16,7 @@ use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
 /// The encoded columns of a commit, checked against the limits and ready to be bound.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct EncodedCommit {
     /// Number of events.
@@ -32,6 +33,21 @@ pub struct EncodedCommit {
     pub body: Vec<u8>,
     /// CRC-32 over contents and body.
     pub checksum: u32,
+}
+
+impl fmt::Debug for EncodedCommit {
+    /// Shows neither payloads nor metadata, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedCommit")
+            .field("event_count", &self.event_count)
+            .field("message_count", &self.message_count)
+            .field("causation_id", &self.causation_id)
+            .field("correlation_id", &self.correlation_id)
+            .field("contents", &format_args!("{} bytes", self.contents.len()))
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("checksum", &self.checksum)
+            .finish()
+    }
 }
 
 impl EncodedCommit {
@@ -75,7 +91,7 @@ impl EncodedCommit {
 }
 
 /// A commit as it was read from its row. Nothing in it is trusted before [`decode_each`](Self::decode_each).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoredCommit {
     /// Its number in the stream.
     pub commit_number: CommitNumber,
@@ -99,6 +115,25 @@ pub struct StoredCommit {
     pub contents: String,
     /// The stored payloads.
     pub body: Bytes,
+}
+
+impl fmt::Debug for StoredCommit {
+    /// Shows neither payloads nor metadata, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredCommit")
+            .field("commit_number", &self.commit_number)
+            .field("first_offset", &self.first_offset)
+            .field("event_count", &self.event_count)
+            .field("completed", &self.completed)
+            .field("recorded_at", &self.recorded_at)
+            .field("order_token", &self.order_token)
+            .field("causation_id", &self.causation_id)
+            .field("correlation_id", &self.correlation_id)
+            .field("checksum", &self.checksum)
+            .field("contents", &format_args!("{} bytes", self.contents.len()))
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .finish()
+    }
 }
 
 impl StoredCommit {

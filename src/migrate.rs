@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection, Pool};
 
 use crate::backend::Backend;
@@ -35,8 +35,9 @@ pub enum Migrated {
     },
 }
 
-/// Brings the tables to the version of this release. Needs a role that may create tables; all else
-/// in this crate needs to read and write rows only. Safe to run from several processes at once.
+/// Brings the tables to the version of this release. Needs a role that may create tables, unless they are of
+/// this version already; all else in this crate needs to read and write rows only. Safe to run from several
+/// processes at once.
 ///
 /// Migrations only add, so an older release keeps working on the new schema while processes are
 /// replaced one by one.
@@ -85,8 +86,10 @@ async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Mig
     if from > to {
         return Err(Error::SchemaNewer { found: from, known: to });
     }
+    let done =
+        from == to && is_done(pool, &migrator).await.map_err(|source| Error::Migration { source: source.into() })?;
     let mut races = 0;
-    while let Err(fault) = apply(pool, &migrator).await {
+    while !done && let Err(fault) = apply(pool, &migrator).await {
         if let MigrateError::VersionMissing(found) = fault {
             return Err(Error::SchemaNewer { found, known: to });
         }
@@ -98,6 +101,17 @@ async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Mig
     }
     DB::after_migrating(pool).await?;
     Ok(if from == to { Migrated::NothingToDo { version: to } } else { Migrated::Applied { from, to } })
+}
+
+/// True if just these migrations were applied, whole and as they are now. Unlike [`apply`] it needs no right to create tables.
+async fn is_done<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<bool, MigrateError> {
+    let mut conn = pool.acquire().await?;
+    if conn.dirty_version(MIGRATIONS_TABLE).await?.is_some() {
+        return Ok(false);
+    }
+    let applied = conn.list_applied_migrations(MIGRATIONS_TABLE).await?;
+    let found = applied.iter().map(|migration| (migration.version, &migration.checksum));
+    Ok(found.eq(migrator.iter().map(|migration| (migration.version, &migration.checksum))))
 }
 
 /// Where a lock may be left on the session, its connection is closed afterwards. Elsewhere it must not be:

@@ -29,7 +29,9 @@ pub(crate) struct MySqlBed {
 
 impl MySqlBed {
     pub(crate) async fn open(url: &str, setup: Setup) -> Self {
-        let mut raw = Conn::new(Opts::from_url(url).expect("an address")).expect("connects");
+        // How sqlx is to connect is not the other driver's to know.
+        let plain_url = url.split('?').next().unwrap_or(url);
+        let mut raw = Conn::new(Opts::from_url(plain_url).expect("an address")).expect("connects");
         raw.query_drop("DROP DATABASE IF EXISTS sagastore_bench").expect("makes a database");
         raw.query_drop("CREATE DATABASE sagastore_bench").expect("makes a database");
         let options: MySqlConnectOptions = url.parse().expect("an address");
@@ -40,7 +42,7 @@ impl MySqlBed {
             .await;
         let pool = pool.expect("a pool");
         let _ = sagastore::migrate(&pool).await.expect("migrates");
-        let named = OptsBuilder::from_opts(Opts::from_url(url).expect("an address")).db_name(Some(DATABASE));
+        let named = OptsBuilder::from_opts(Opts::from_url(plain_url).expect("an address")).db_name(Some(DATABASE));
         let mut raw = Conn::new(named).expect("connects");
         raw.query_drop(
             "CREATE TABLE bench_event (

@@ -13,6 +13,7 @@ pub(crate) enum Fault {
     Contention,
     Timeout,
     Disconnected,
+    Denied,
     Other,
 }
 
@@ -27,7 +28,8 @@ pub(crate) fn from_driver(
         sqlx::Error::PoolTimedOut => return Error::PoolTimeout { doing },
         sqlx::Error::PoolClosed => return Error::Closed { doing },
         sqlx::Error::Database(answer) => by_code(answer.as_ref()),
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => Fault::Disconnected,
+        sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => Fault::Disconnected,
+        sqlx::Error::Tls(_) => Fault::Denied,
         _ => Fault::Other,
     };
     let source = Cause::from(error);
@@ -36,6 +38,7 @@ pub(crate) fn from_driver(
         Fault::Contention => Error::Contention { doing, source },
         Fault::Timeout => Error::Timeout { doing, source },
         Fault::Disconnected => Error::Disconnected { doing, source },
+        Fault::Denied => Error::Denied { doing, source },
         Fault::Other => Error::Storage { doing, source },
     }
 }

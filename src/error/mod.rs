@@ -219,6 +219,16 @@ pub enum Error {
         source: Cause,
     },
 
+    /// The database did not let this program in, or its role lacks a right: a wrong name or password, no such database, no
+    /// TLS where the server or the certificate demands it, a missing GRANT. Trying again does not help.
+    #[error("{doing} was denied: {source}; check the address with its role, password and TLS, and the role's rights")]
+    Denied {
+        /// What was tried.
+        doing: &'static str,
+        /// The driver's error.
+        source: Cause,
+    },
+
     /// Any other failure of the database.
     #[error("{doing} failed in the database: {source}")]
     Storage {

@@ -115,7 +115,6 @@ pub(super) async fn release_unstarted<DB: Backend>(
 }
 
 /// A row as its columns say.
-#[derive(Debug)]
 pub struct ParkedRow {
     pub(crate) id: i64,
     pub(crate) persistence_key: String,

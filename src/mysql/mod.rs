@@ -79,8 +79,13 @@ impl Backend for MySql {
 crate::testkit::faults::faulty!(MySql);
 
 const TOO_MANY_CONNECTIONS: u16 = 1040;
+const DATABASE_ACCESS_DENIED: u16 = 1044;
+const ACCESS_DENIED: u16 = 1045;
+const NO_SUCH_DATABASE: u16 = 1049;
 const SERVER_SHUTDOWN: u16 = 1053;
 const DUPLICATE_ENTRY: u16 = 1062;
+const TABLE_ACCESS_DENIED: u16 = 1142;
+const COLUMN_ACCESS_DENIED: u16 = 1143;
 const NO_SUCH_TABLE: u16 = 1146;
 const ABORTING_CONNECTION: u16 = 1152;
 const NETWORK_READ_ERROR: u16 = 1158;
@@ -88,6 +93,7 @@ const NETWORK_WRITE_INTERRUPTED: u16 = 1161;
 const TOO_MANY_USER_CONNECTIONS: u16 = 1203;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 const LOCK_DEADLOCK: u16 = 1213;
+const PRIVILEGE_MISSING: u16 = 1227;
 const QUERY_INTERRUPTED: u16 = 1317;
 /// A transaction's snapshot is older than a change of the table.
 const TABLE_DEFINITION_CHANGED: u16 = 1412;
@@ -100,6 +106,8 @@ const STATEMENT_TIMEOUT: u16 = 1969;
 const QUERY_TIMEOUT: u16 = 3024;
 /// MariaDB's answer to the statement that finds its session killed.
 const CONNECTION_KILLED: u16 = 1927;
+/// The server has `require_secure_transport`, and the connection has no TLS.
+const TLS_REQUIRED: u16 = 3159;
 /// MySQL closed an idle session.
 const CLIENT_INTERACTION_TIMEOUT: u16 = 4031;
 
@@ -124,6 +132,13 @@ fn classify(doing: &'static str, error: sqlx::Error) -> Error {
         | NETWORK_READ_ERROR..=NETWORK_WRITE_INTERRUPTED
         | CONNECTION_KILLED
         | CLIENT_INTERACTION_TIMEOUT => Fault::Disconnected,
+        DATABASE_ACCESS_DENIED
+        | ACCESS_DENIED
+        | NO_SUCH_DATABASE
+        | TABLE_ACCESS_DENIED
+        | COLUMN_ACCESS_DENIED
+        | PRIVILEGE_MISSING
+        | TLS_REQUIRED => Fault::Denied,
         _ => Fault::Other,
     })
 }

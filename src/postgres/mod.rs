@@ -76,6 +76,9 @@ fn classify(doing: &'static str, error: sqlx::Error) -> Error {
         // admin_shutdown, crash_shutdown, idle_session_timeout
         "57P01" | "57P02" | "57P05" => Fault::Disconnected,
         code if code.starts_with("08") => Fault::Disconnected,
+        // invalid_catalog_name, insufficient_privilege, and the class of invalid_authorization_specification
+        "3D000" | "42501" => Fault::Denied,
+        code if code.starts_with("28") => Fault::Denied,
         _ => Fault::Other,
     })
 }

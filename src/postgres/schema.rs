@@ -35,9 +35,10 @@ impl Schema for Postgres {
     }
 
     async fn drop_all(pool: &Pool<Postgres>) -> Result<()> {
+        let doing = "dropping the schema";
+        let mut tx = pool.begin().await.map_err(|error| classify(doing, error))?;
         let dropped = sqlx::raw_sql(
-            "BEGIN;
-            DROP VIEW IF EXISTS saga_event;
+            "DROP VIEW IF EXISTS saga_event;
             DROP FUNCTION IF EXISTS saga_commit_events(text, bytea);
             DROP TABLE IF EXISTS saga_parked_message;
             DROP TABLE IF EXISTS saga_correlation_key;
@@ -51,11 +52,9 @@ impl Schema for Postgres {
             DROP TABLE IF EXISTS saga_global_epoch;
             DROP TABLE IF EXISTS saga_commit;
             DROP TABLE IF EXISTS saga_stream;
-            DROP TABLE IF EXISTS saga_migrations;
-            COMMIT",
-        )
-        .execute(pool)
-        .await;
-        dropped.map(drop).map_err(|error| classify("dropping the schema", error))
+            DROP TABLE IF EXISTS saga_migrations",
+        );
+        dropped.execute(&mut *tx).await.map_err(|error| classify(doing, error))?;
+        tx.commit().await.map_err(|error| classify(doing, error))
     }
 }

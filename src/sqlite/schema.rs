@@ -45,9 +45,10 @@ impl Schema for Sqlite {
     }
 
     async fn drop_all(pool: &Pool<Sqlite>) -> Result<()> {
+        let doing = "dropping the schema";
+        let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.map_err(|error| classify(doing, error))?;
         let dropped = sqlx::raw_sql(
-            "BEGIN IMMEDIATE;
-            DROP VIEW IF EXISTS saga_event;
+            "DROP VIEW IF EXISTS saga_event;
             DROP TABLE IF EXISTS saga_parked_message;
             DROP TABLE IF EXISTS saga_correlation_key;
             DROP TABLE IF EXISTS saga_timeout;
@@ -58,12 +59,10 @@ impl Schema for Sqlite {
             DROP TABLE IF EXISTS saga_consumer;
             DROP TABLE IF EXISTS saga_commit;
             DROP TABLE IF EXISTS saga_stream;
-            DROP TABLE IF EXISTS saga_migrations;
-            COMMIT",
-        )
-        .execute(pool)
-        .await;
-        dropped.map(drop).map_err(|error| classify("dropping the schema", error))
+            DROP TABLE IF EXISTS saga_migrations",
+        );
+        dropped.execute(&mut *tx).await.map_err(|error| classify(doing, error))?;
+        tx.commit().await.map_err(|error| classify(doing, error))
     }
 }
 

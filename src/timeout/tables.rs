@@ -12,7 +12,6 @@ use crate::saga::SagaStream;
 use crate::stream_name::StreamName;
 
 /// A timeout on its way to its row.
-#[derive(Debug)]
 pub struct NewTimeout<'a> {
     pub stream: &'a SagaStream,
     /// Of the unit of work that schedules it, which is written already.

@@ -23,7 +23,7 @@ clauses! {
     limits_can_be_raised_up_to_what_the_database_takes,
 }
 
-const ODD: &[&str] = &[
+pub(crate) const ODD: &[&str] = &[
     "'",
     "''",
     "\"",

@@ -59,6 +59,7 @@ mod fencing_races;
 mod global_order;
 mod group_commit;
 mod handlers;
+mod hostile;
 mod inbox;
 mod inspect;
 mod instance_cache;
@@ -166,6 +167,7 @@ fn main() -> ExitCode {
         global_order::clauses,
         group_commit::clauses,
         handlers::clauses,
+        hostile::clauses,
         inbox::clauses,
         inspect::clauses,
         instance_cache::clauses,

@@ -42,7 +42,8 @@ launch_mysql() {
   setsid "${as[@]}" "$mysql_server" --no-defaults --datadir="$work/mysql/data" \
     --socket="$work/mysql/server.sock" --pid-file="$work/mysql/server.pid" \
     --tmpdir="$work/mysql" --port="$port" --bind-address=127.0.0.1 \
-    --max-connections=300 --skip-name-resolve &
+    --max-connections=300 --skip-name-resolve \
+    --ssl-cert="$work/mysql/tls.pem" --ssl-key="$work/mysql/tls.key" --ssl-ca="$work/mysql/tls.ca" &
   mysql_pid=$!
 }
 
@@ -58,8 +59,16 @@ mysql_user_statements() {
   done
 }
 
+# The user saga_tls gets in by TLS alone.
 create_mysql_user() {
-  mysql_user_statements "$1" | administer_mysql
+  local host
+  {
+    mysql_user_statements "$1"
+    for host in 127.0.0.1 localhost; do
+      printf "CREATE USER 'saga_tls'@'%s' IDENTIFIED BY '%s' REQUIRE SSL;\n" "$host" "$1"
+      printf "GRANT ALL PRIVILEGES ON *.* TO 'saga_tls'@'%s';\n" "$host"
+    done
+  } | administer_mysql
 }
 
 # make_mysql_data FOLDER: as the user whom `as` says.
@@ -82,6 +91,8 @@ start_mysql() {
   as_server "$mysql_user" "$folder"
 
   make_mysql_data "$folder"
+  give_certificate "$folder" "$mysql_user"
+  write_secret "$folder/tls.ca" "$mysql_user" <"$SAGASTORE_TEST_TLS_ROOT"
   password=$(random_password)
   write_secret "$work/mysql.password" "$EUID" <<<$'[client]\nuser=saga\npassword='"$password"
   start_on_free_port mysql
@@ -89,7 +100,8 @@ start_mysql() {
     fail_with_log "mysql: the test user could not be made" "$work/mysql-client.log" "$work/mysql.log"
   mysql_version=$(ask_mysql 'SELECT version()' 2>"$work/mysql-client.log") ||
     fail_with_log "mysql: the test user cannot get in" "$work/mysql-client.log" "$work/mysql.log"
-  export SAGASTORE_TEST_MYSQL_URL=mysql://saga:$password@127.0.0.1:$port/mysql
+  export SAGASTORE_TEST_MYSQL_URL=mysql://saga:$password@127.0.0.1:$port/mysql?ssl-mode=disabled
+  export SAGASTORE_TEST_MYSQL_TLS_URL=mysql://saga_tls:$password@localhost:$port/mysql
   export SAGASTORE_TEST_MYSQL_PID=$mysql_pid
   export SAGASTORE_TEST_MYSQL_VERSION=$mysql_version
 }

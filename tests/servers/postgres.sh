@@ -42,7 +42,8 @@ ask_postgres() {
 launch_postgres() {
   setsid "${as[@]}" "$postgres_folder/postgres" -D "$work/postgres/data" -p "$port" \
     -c listen_addresses=127.0.0.1 -c unix_socket_directories="$work/postgres" \
-    -c max_connections=200 &
+    -c max_connections=200 -c ssl=on -c ssl_cert_file="$work/postgres/tls.pem" \
+    -c ssl_key_file="$work/postgres/tls.key" &
   postgres_pid=$!
 }
 
@@ -62,6 +63,16 @@ make_postgres_data() {
   rm -f "$1/new-password"
 }
 
+# The role saga_tls gets in by TLS alone. The first line that fits counts.
+demand_tls_of_postgres() {
+  local rules=$work/postgres/data/pg_hba.conf all
+  all=$(<"$rules")
+  {
+    printf 'hostssl   all saga_tls 127.0.0.1/32 scram-sha-256\n'
+    printf 'hostnossl all saga_tls 127.0.0.1/32 reject\n%s\n' "$all"
+  } | write_secret "$rules" "$postgres_user"
+}
+
 start_postgres() {
   local port password folder=$work/postgres
   local -a as clean
@@ -75,9 +86,14 @@ start_postgres() {
   password=$(random_password)
   write_secret "$work/postgres.password" "$EUID" <<<"127.0.0.1:*:*:saga:$password"
   make_postgres_data "$folder" "$password" scram-sha-256
+  give_certificate "$folder" "$postgres_user"
+  demand_tls_of_postgres
 
   start_on_free_port postgres
-  export SAGASTORE_TEST_POSTGRES_URL=postgres://saga:$password@127.0.0.1:$port/postgres
+  ask_postgres "CREATE ROLE saga_tls LOGIN CREATEDB PASSWORD '$password'" 2>"$work/postgres-client.log" ||
+    fail_with_log "postgres: the role for TLS could not be made" "$work/postgres-client.log"
+  export SAGASTORE_TEST_POSTGRES_URL=postgres://saga:$password@127.0.0.1:$port/postgres?sslmode=disable
+  export SAGASTORE_TEST_POSTGRES_TLS_URL=postgres://saga_tls:$password@localhost:$port/postgres
   export SAGASTORE_TEST_POSTGRES_PID=$postgres_pid
   export SAGASTORE_TEST_POSTGRES_VERSION=$postgres_version
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::Pool;
 
 use crate::connect::{Connected, with_pool};
-use crate::output::Output;
+use crate::output::{Output, plain};
 use crate::verdict::{Failure, Outcome, Verdict};
 
 pub(crate) async fn run(connected: &Connected, output: &mut Output) -> Outcome {
@@ -29,7 +29,11 @@ async fn check<DB: Backend>(pool: &Pool<DB>, output: &mut Output) -> Outcome {
 }
 
 fn print(finding: &Finding, output: &mut Output) -> std::io::Result<()> {
-    if output.is_json() { output.object(&json!({ "finding": object(finding) })) } else { output.line(finding) }
+    if output.is_json() {
+        output.object(&json!({ "finding": object(finding) }))
+    } else {
+        output.line(plain(&finding.to_string()))
+    }
 }
 
 fn object(finding: &Finding) -> Value {

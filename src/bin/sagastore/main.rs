@@ -51,7 +51,7 @@ fn usage(fault: &clap::Error) -> ExitCode {
         return if fault.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let secrets = Secrets::in_arguments(std::env::args());
-    eprint!("{}", secrets.hidden_in(&fault.render().to_string()));
+    eprint!("{}", output::plain_lines(&secrets.hidden_in(&fault.render().to_string())));
     ExitCode::from(verdict::USAGE)
 }
 

@@ -23,7 +23,7 @@ impl Output {
 
     /// An object for scripts.
     pub(crate) fn object(&mut self, object: &Value) -> io::Result<()> {
-        writeln!(self.to, "{object}")
+        writeln!(self.to, "{}", json_line(object))
     }
 
     /// A line for people.
@@ -51,8 +51,26 @@ impl Output {
 
 /// A text from the database, such that it does nothing to a terminal.
 pub(crate) fn plain(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    let shown = |c: char| if is_acted_upon(c) { c.escape_default().collect() } else { String::from(c) };
     text.chars().map(shown).collect()
+}
+
+/// As [`plain`], of several lines.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON on one line, such that it does nothing to a terminal. It is the same value: what JSON itself does not
+/// escape stands in its strings alone.
+pub(crate) fn json_line(value: &Value) -> String {
+    let shown = |c: char| if is_acted_upon(c) { format!("\\u{:04x}", u32::from(c)) } else { String::from(c) };
+    value.to_string().chars().map(shown).collect()
+}
+
+/// Controls, and characters that turn the direction of what follows or end a line.
+fn is_acted_upon(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// How long ago, in the largest units that fit.
@@ -73,6 +91,11 @@ mod tests {
     #[test]
     fn nothing_reaches_the_terminal_that_it_would_act_upon() {
         assert_eq!(plain("a\u{1b}[2J\nb ü"), "a\\u{1b}[2J\\nb ü");
+        assert_eq!(plain("\u{9b}2J \u{202e}abc"), "\\u{9b}2J \\u{202e}abc");
+        assert_eq!(plain_lines("a\u{1b}\nb"), "a\\u{1b}\nb");
+        let value = serde_json::json!({ "\u{7f}": "\u{1b}[2J\u{9b}2J\u{202e}ü" });
+        assert_eq!(json_line(&value), "{\"\\u007f\":\"\\u001b[2J\\u009b2J\\u202eü\"}");
+        assert_eq!(serde_json::from_str::<Value>(&json_line(&value)).unwrap_or_default(), value);
     }
 
     #[test]

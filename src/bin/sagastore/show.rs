@@ -9,7 +9,7 @@ use crate::arguments::Show;
 use crate::connect::{Connected, with_pool};
 use crate::instances;
 use crate::outbox::refused;
-use crate::output::{Output, plain};
+use crate::output::{Output, json_line, plain};
 use crate::parked;
 use crate::payload;
 use crate::verdict::{Failure, Outcome, Verdict};
@@ -100,7 +100,7 @@ async fn show_timeouts<DB: Backend>(
                 let id = envelope.message_id;
                 output.line(format_args!("\ntimeout {name}  due {}{place}  {kind}  {id}", timeout.due_at))?;
                 if payloads {
-                    output.line(format_args!("    {}", payload::value(envelope)))?;
+                    output.line(format_args!("    {}", json_line(&payload::value(envelope))))?;
                 }
             }
         }
@@ -160,7 +160,7 @@ fn print_commit(commit: &LifeCommit, payloads: bool, output: &mut Output) -> std
     output.line(format_args!("\ncommit {}  {}{handled}{completed}", commit.number, commit.recorded_at))?;
     match &commit.messages {
         Ok(messages) => messages.iter().try_for_each(|message| print_message(message, payloads, output)),
-        Err(fault) => output.line(format_args!("  damaged: {fault}")),
+        Err(fault) => output.line(format_args!("  damaged: {}", plain(&fault.to_string()))),
     }
 }
 
@@ -186,7 +186,7 @@ fn print_message(message: &LifeMessage, payloads: bool, output: &mut Output) -> 
         let value = if payloads { format!(": {}", plain(value)) } else { String::new() };
         output.line(format_args!("    metadata {}{value}", plain(name)))?;
     }
-    if payloads { output.line(format_args!("    {}", payload::value(envelope))) } else { Ok(()) }
+    if payloads { output.line(format_args!("    {}", json_line(&payload::value(envelope)))) } else { Ok(()) }
 }
 
 fn commit_object(commit: &LifeCommit, payloads: bool) -> Value {

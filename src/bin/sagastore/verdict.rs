@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use crate::output::plain_lines;
 use crate::secrets::Secrets;
 
 /// The exit status of a command that was not understood.
@@ -65,6 +66,6 @@ pub(crate) fn end(outcome: Outcome, secrets: &Secrets) -> ExitCode {
         Err(Failure::Usage(sentence)) => (sentence, ExitCode::from(USAGE)),
         Err(Failure::Failed(sentence)) => (sentence, ExitCode::FAILURE),
     };
-    eprintln!("sagastore: {}", secrets.hidden_in(&sentence));
+    eprintln!("sagastore: {}", plain_lines(&secrets.hidden_in(&sentence)));
     status
 }

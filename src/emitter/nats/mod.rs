@@ -27,7 +27,8 @@ pub const DEFAULT_ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Publishes records to JetStream. A record is delivered when the server has acknowledged that a stream keeps it.
 ///
 /// All records of a batch are sent at once, and each is reported on as soon as its own acknowledgement comes. Connection,
-/// TLS and credentials are those of the context that is given; it reconnects by itself. What could not be sent within the
+/// TLS and credentials are those of the context that is given; it reconnects by itself. Give the client a password by its
+/// `ConnectOptions`: it logs the address, and a password in it, at DEBUG. What could not be sent within the
 /// time for the acknowledgement is reported as failed, and may arrive nevertheless.
 ///
 /// The message id is sent as `Nats-Msg-Id`, so that the server drops what it has seen before. It remembers ids as long

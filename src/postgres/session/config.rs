@@ -1,5 +1,6 @@
 //! How a locker is set up.
 
+use std::fmt;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
@@ -21,12 +22,23 @@ pub const DEFAULT_APPLICATION_NAME: &str = "sagastore session locker";
 pub const MAX_APPLICATION_NAME_BYTES: usize = 63;
 
 /// How a [`SessionLocker`](super::SessionLocker) is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SessionLockerConfig {
     pub(super) options: PgConnectOptions,
     pub(super) lock_timeout: Option<Duration>,
     pub(super) max_waiters: u32,
     pub(super) heartbeat: Duration,
+}
+
+impl fmt::Debug for SessionLockerConfig {
+    /// Without the way to connect, which knows a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLockerConfig")
+            .field("lock_timeout", &self.lock_timeout)
+            .field("max_waiters", &self.max_waiters)
+            .field("heartbeat", &self.heartbeat)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SessionLockerConfig {
