@@ -56,7 +56,7 @@ async fn run_seeds<DB: Subject>(db: TestDb<DB>, theme: Theme) -> Clause {
     db.will_relay();
     let seeds = match std::env::var("SAGASTORE_TEST_SEED") {
         Ok(seed) => vec![seed.parse()?],
-        Err(_) => (1..=scaled(10, 500)).collect(),
+        Err(_) => (1..=scaled(6, 500)).collect(),
     };
     let cases = seeds.len();
     for seed in seeds {

@@ -34,7 +34,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 fn seeds(long: u64) -> anyhow::Result<RangeInclusive<u64>> {
     Ok(match std::env::var("SAGASTORE_TEST_SEED") {
         Ok(seed) => seed.parse().map(|seed| seed..=seed)?,
-        Err(_) => 1..=scaled(8, long),
+        Err(_) => 1..=scaled(5, long),
     })
 }
 
@@ -80,8 +80,7 @@ async fn tasks_in_any_order_lose_nothing_and_repeat_nothing(db: TestDb<Sqlite>) 
             expected.iter_mut().zip(taken).for_each(|(sum, taken)| *sum += u64::from(taken));
         }
         for (number, sum) in expected.iter().enumerate() {
-            let state = db.state(&Counter, &number.to_string()).await?.map(|(total, revision)| (total, revision));
-            let found = state.unwrap_or_default();
+            let found = db.state(&Counter, &number.to_string()).await?.unwrap_or_default();
             ensure!(found == (i64::try_from(*sum)?, *sum), "SAGASTORE_TEST_SEED={seed}: {found:?} of {sum}");
         }
     }
