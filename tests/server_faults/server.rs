@@ -72,8 +72,9 @@ impl Control {
 
     /// Where another database of it is.
     pub(crate) fn url_of(&self, database: &str) -> anyhow::Result<String> {
-        let (server, _) = self.url.rsplit_once('/').context("the URL names no database")?;
-        Ok(format!("{server}/{database}"))
+        let (server, rest) = self.url.rsplit_once('/').context("the URL names no database")?;
+        let options = rest.split_once('?').map_or("", |(_, options)| options);
+        Ok(format!("{server}/{database}?{options}"))
     }
 
     pub(crate) fn url(&self) -> &str {

@@ -58,7 +58,7 @@ make_fault_postgres() {
     -c unix_socket_directories="$folder" -c max_connections=200)
   stop=("$postgres_folder/pg_ctl" stop -D "$folder/data" -m immediate -t "$stop_seconds")
   write_control postgres data="$folder/data" log="$work/postgres-faults.log"
-  export SAGASTORE_TEST_POSTGRES_FAULTS_URL=postgres://saga:$password@127.0.0.1:$port/postgres
+  export SAGASTORE_TEST_POSTGRES_FAULTS_URL=postgres://saga:$password@127.0.0.1:$port/postgres?sslmode=disable
   export SAGASTORE_TEST_POSTGRES_FAULTS_CONTROL=$work/postgres.control
 }
 
@@ -75,7 +75,7 @@ make_fault_mysql() {
     --pid-file="$folder/server.pid" --tmpdir="$folder" --port="$port" --bind-address=127.0.0.1
     --max-connections=300 --skip-name-resolve --init-file="$folder/users.sql")
   write_control mysql folder="$folder" log="$work/mysql-faults.log"
-  export SAGASTORE_TEST_MYSQL_FAULTS_URL=mysql://saga:$password@127.0.0.1:$port/mysql
+  export SAGASTORE_TEST_MYSQL_FAULTS_URL=mysql://saga:$password@127.0.0.1:$port/mysql?ssl-mode=disabled
   export SAGASTORE_TEST_MYSQL_FAULTS_CONTROL=$work/mysql.control
 }
 
