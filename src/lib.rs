@@ -83,8 +83,8 @@ pub use limits::{Limits, MAX_MESSAGE_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES};
 pub use mapper::{CorrelationKey, KeySet, MAX_CORRELATION_KEY_BYTES, MAX_CORRELATION_KEYS, Mapped, Mapper};
 pub use message::{MessageKind, MessageType, StoredForm, TypeTag};
 pub use message_store::{
-    CommitPage, Head, LoadFrom, LoadRequest, Loaded, MessageStore, PAGE_BYTES, PAGE_COMMITS, SnapshotChange, StreamRow,
-    UnitCommit,
+    CommitPage, Head, HeadTrust, LoadFrom, LoadRequest, Loaded, MessageStore, PAGE_BYTES, PAGE_COMMITS, SnapshotChange,
+    StreamRow, UnitCommit,
 };
 pub use migrate::{MIGRATIONS_TABLE, Migrated, check_schema, drop_schema, migrate, migrate_from};
 pub use outbox::{

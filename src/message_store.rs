@@ -322,6 +322,21 @@ pub struct CommitPage {
     pub more: bool,
 }
 
+/// Whether the commit that a unit of work builds on may be gone.
+///
+/// Commits are never removed one by one, so what was committed stays. But a unit of work may have been loaded in a
+/// transaction that had written to the stream itself and was rolled back, or long ago, before the server lost what it had
+/// confirmed, as at a failover to a replica that had not got it yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadTrust {
+    /// It may be: the store makes sure in the statement that writes, and refuses the unit of work otherwise.
+    #[default]
+    Check,
+    /// It is there: this connection has just read it, outside of any transaction, and none of its reads is dirty. A
+    /// store that knows of a cheaper statement then may leave the look out.
+    JustRead,
+}
+
 /// One unit of work, ready to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitCommit<'a> {
@@ -329,6 +344,8 @@ pub struct UnitCommit<'a> {
     pub stream: &'a SagaStream,
     /// Where the stream ended when the unit of work was loaded.
     pub head: &'a Head,
+    /// Whether the store has to look for the commit at that end.
+    pub head_trust: HeadTrust,
     /// The encoded messages.
     pub encoded: &'a EncodedCommit,
     /// The message that was handled.

@@ -2,7 +2,7 @@
 
 use crate::commit::EncodedCommit;
 use crate::ids::MessageId;
-use crate::message_store::{Head, SnapshotChange, UnitCommit};
+use crate::message_store::{Head, HeadTrust, SnapshotChange, UnitCommit};
 use crate::saga::SagaStream;
 use crate::snapshot::Snapshot;
 
@@ -29,6 +29,7 @@ impl OwnedCommit {
         UnitCommit {
             stream: &self.stream,
             head: &self.head,
+            head_trust: HeadTrust::Check,
             encoded: &self.encoded,
             handled: self.handled,
             completed: self.completed,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ids::{MessageId, Revision};
 use crate::lock::Fence;
 use crate::message::{MessageKind, MessageType};
-use crate::message_store::Head;
+use crate::message_store::{Head, HeadTrust};
 use crate::recorder::{Outbox, Recorder, Sender};
 use crate::saga::{Instance, Saga, SagaStream};
 use crate::timeout::{Due, MAX_TIMEOUT_CHANGES, TIMEOUT_INSTANCE, TIMEOUT_NAME, TIMEOUT_SAGA};
@@ -23,6 +23,8 @@ pub struct UnitOfWork<'s, S: Saga, T = Outbox> {
     pub(crate) stream: SagaStream,
     pub(crate) instance: Instance<S::Data>,
     pub(crate) head: Head,
+    /// Of units of work that are saved on the connection on which they were loaded.
+    pub(crate) head_trust: HeadTrust,
     pub(crate) recorder: Recorder<T>,
     pub(crate) completing: bool,
     pub(crate) fences: Vec<Fence>,
@@ -70,8 +72,18 @@ impl<'s, S: Saga, T> UnitOfWork<'s, S, T> {
         recorder: Recorder<T>,
         report: LoadReport,
     ) -> Self {
-        let (fences, timeouts) = (Vec::new(), Vec::new());
-        Self { saga, stream, instance, head, recorder, completing: false, fences, timeouts, report }
+        Self {
+            saga,
+            stream,
+            instance,
+            head,
+            head_trust: HeadTrust::Check,
+            recorder,
+            completing: false,
+            fences: Vec::new(),
+            timeouts: Vec::new(),
+            report,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sagastore::{
-    Backend, EncodedCommit, Envelope, Head, InstanceId, JSON_CONTENT_TYPE, Limits, MessageId, MessageKind,
+    Backend, EncodedCommit, Envelope, Head, HeadTrust, InstanceId, JSON_CONTENT_TYPE, Limits, MessageId, MessageKind,
 };
 use sagastore::{MessageStore, Saga, SagaStream, SnapshotChange, UnitCommit};
 use sqlx::Pool;
@@ -44,14 +44,14 @@ impl Ends {
     }
 
     async fn each<DB: Backend>(&mut self, pool: &Pool<DB>, clients: u32, events: u32, turns: Turns) -> f64 {
-        let share = share(u32::try_from(self.ends.len()).expect("small"), clients);
+        let (share, store) = (share(u32::try_from(self.ends.len()).expect("small"), clients), DB::Store::default());
         let (ended, taken) = together(self.ends.chunks(usize::try_from(share).expect("small")).map(|ends| {
-            let (pool, mut ends) = (pool.clone(), ends.to_vec());
+            let (pool, store, mut ends) = (pool.clone(), store.clone(), ends.to_vec());
             async move {
                 let (mut done, streams) = (0, ends.len());
                 while turns.go_on(done, streams) {
                     let (stream, head) = &mut ends[done % streams];
-                    *head = append(&pool, stream, head, events).await;
+                    *head = append(&pool, &store, stream, head, events).await;
                     done += 1;
                 }
                 (ends, u32::try_from(done).expect("small"))
@@ -82,7 +82,15 @@ impl Turns {
 }
 
 /// All that counts: the envelopes and their row, with the mark of the outbox and that of the handled message.
-async fn append<DB: Backend>(pool: &Pool<DB>, stream: &SagaStream, head: &Head, events: u32) -> Head {
+///
+/// Nobody else writes to the stream, so its end is where it was, as if it had just been read.
+async fn append<DB: Backend>(
+    pool: &Pool<DB>,
+    store: &DB::Store,
+    stream: &SagaStream,
+    head: &Head,
+    events: u32,
+) -> Head {
     let event = |number| {
         let payload = CounterEvent::counted(number).payload();
         Envelope::new(MessageKind::Event, "Counted", 1, JSON_CONTENT_TYPE, payload).expect("valid")
@@ -92,6 +100,7 @@ async fn append<DB: Backend>(pool: &Pool<DB>, stream: &SagaStream, head: &Head, 
     let unit = UnitCommit {
         stream,
         head,
+        head_trust: HeadTrust::JustRead,
         encoded: &encoded,
         handled: Some(MessageId::new()),
         completed: false,
@@ -99,6 +108,6 @@ async fn append<DB: Backend>(pool: &Pool<DB>, stream: &SagaStream, head: &Head, 
         snapshots: SnapshotChange::None,
     };
     let mut conn = pool.acquire().await.expect("a connection");
-    let written = DB::Store::default().commit_alone(&mut conn, &unit).await.expect("commits");
+    let written = store.commit_alone(&mut conn, &unit).await.expect("commits");
     written.expect("nobody else appends to this stream")
 }

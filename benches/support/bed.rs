@@ -16,8 +16,9 @@ pub(crate) const MARIADB: &str = "MariaDB";
 pub(crate) const HOUR: i64 = 3_600_000_000;
 
 /// A database with the library's tables, and tables as a program without the library has them:
-/// `bench_event` with one row per event, `bench_state` with one row per instance, and `bench_outbox` with one
-/// row per message.
+/// `bench_event` with one row per event and only its payload, `bench_log` with one row per event and all that is known of
+/// it, under a number of its own as most programs have it, `bench_state` with one row per instance, and `bench_outbox`
+/// with one row per message.
 ///
 /// The plain driver uses a connection of its own, prepared statements, and the numbers of the
 /// streams; it neither checks nor decodes what it reads.
@@ -40,6 +41,12 @@ pub(crate) trait Bed: Sized {
 
     /// Reads the rows of events from an offset on.
     async fn read_events(&self, stream: i64, from: i64, take: impl FnMut(&[u8]));
+
+    /// Copies the events of a stream to the log, with ids, types and times, in place of those that are there.
+    async fn log_events(&self, stream: i64);
+
+    /// Reads all columns of a stream's events in the log; gives how many bytes they are.
+    async fn read_log(&self, stream: i64) -> usize;
 
     /// Reads contents and body of the library's own rows after a commit.
     async fn read_commits(&self, stream: i64, after: i64, take: impl FnMut(&[u8]));

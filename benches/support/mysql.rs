@@ -19,6 +19,7 @@ pub(crate) struct MySqlBed {
     pool: MySqlPool,
     raw: RefCell<Conn>,
     select_events: Statement,
+    select_log: Statement,
     select_commits: Statement,
     select_snapshot: Statement,
     select_state: Statement,
@@ -53,6 +54,22 @@ impl MySqlBed {
             )",
         )
         .expect("creates tables");
+        raw.query_drop(
+            "CREATE TABLE bench_log (
+                event_no       BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+                stream_id      BIGINT       NOT NULL,
+                event_offset   BIGINT       NOT NULL,
+                message_id     BINARY(16)   NOT NULL,
+                causation_id   BINARY(16)   NOT NULL,
+                correlation_id BINARY(16)   NOT NULL,
+                type_name      VARCHAR(255) NOT NULL,
+                type_version   INT          NOT NULL,
+                recorded_at    BIGINT       NOT NULL,
+                payload        LONGBLOB     NOT NULL,
+                UNIQUE KEY (stream_id, event_offset)
+            )",
+        )
+        .expect("creates tables");
         raw.query_drop("CREATE TABLE bench_state (stream_id BIGINT PRIMARY KEY, body LONGBLOB NOT NULL)")
             .expect("creates tables");
         raw.query_drop("CREATE TABLE bench_outbox (message_no BIGINT PRIMARY KEY, payload LONGBLOB NOT NULL)")
@@ -61,6 +78,20 @@ impl MySqlBed {
         Self {
             select_events: prepare(
                 "SELECT payload FROM bench_event WHERE stream_id = ? AND event_offset >= ? ORDER BY event_offset",
+            ),
+            select_log: prepare(
+                "SELECT
+                    event_offset,
+                    message_id,
+                    causation_id,
+                    correlation_id,
+                    type_name,
+                    type_version,
+                    recorded_at,
+                    payload
+                FROM bench_log
+                WHERE stream_id = ?
+                ORDER BY event_offset",
             ),
             select_commits: prepare(
                 "SELECT contents, body FROM saga_commit WHERE stream_id = ? AND commit_no > ? ORDER BY commit_no",
@@ -104,7 +135,7 @@ impl Bed for MySqlBed {
     }
 
     async fn settle(&self) {
-        self.run("ANALYZE TABLE saga_stream, saga_commit, saga_snapshot, bench_event, bench_state");
+        self.run("ANALYZE TABLE saga_stream, saga_commit, saga_snapshot, bench_event, bench_log, bench_state");
     }
 
     async fn stream_id(&self, stream: &StreamName) -> i64 {
@@ -126,6 +157,47 @@ impl Bed for MySqlBed {
 
     async fn read_events(&self, stream: i64, from: i64, take: impl FnMut(&[u8])) {
         self.read(&self.select_events, (stream, from), take);
+    }
+
+    async fn log_events(&self, stream: i64) {
+        self.run(&format!("DELETE FROM bench_log WHERE stream_id = {stream}"));
+        let sql = format!(
+            "INSERT INTO bench_log (
+                stream_id,
+                event_offset,
+                message_id,
+                causation_id,
+                correlation_id,
+                type_name,
+                type_version,
+                recorded_at,
+                payload
+            )
+            SELECT
+                stream_id,
+                event_offset,
+                UNHEX(MD5(RAND())),
+                UNHEX(MD5(RAND())),
+                UNHEX(MD5(RAND())),
+                'OrderEvent',
+                1,
+                event_offset,
+                payload
+            FROM bench_event
+            WHERE stream_id = {stream}
+            ORDER BY event_offset"
+        );
+        self.run(&sql);
+    }
+
+    async fn read_log(&self, stream: i64) -> usize {
+        let (mut raw, mut bytes) = (self.raw.borrow_mut(), 0);
+        for row in raw.exec_iter(&self.select_log, (stream,)).expect("reads") {
+            for column in row.expect("a row").unwrap() {
+                bytes += if let Value::Bytes(value) = column { value.len() } else { size_of::<i64>() };
+            }
+        }
+        bytes
     }
 
     async fn read_commits(&self, stream: i64, after: i64, take: impl FnMut(&[u8])) {

@@ -17,6 +17,7 @@ pub(crate) struct PostgresBed {
     pool: PgPool,
     raw: Client,
     select_events: Statement,
+    select_log: Statement,
     select_commits: Statement,
     select_snapshot: Statement,
     select_state: Statement,
@@ -50,6 +51,19 @@ impl PostgresBed {
                 payload      BYTEA  NOT NULL,
                 PRIMARY KEY (stream_id, event_offset)
             );
+            CREATE TABLE bench_log (
+                event_no       BIGINT  GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                stream_id      BIGINT  NOT NULL,
+                event_offset   BIGINT  NOT NULL,
+                message_id     UUID    NOT NULL,
+                causation_id   UUID    NOT NULL,
+                correlation_id UUID    NOT NULL,
+                type_name      TEXT    NOT NULL,
+                type_version   INTEGER NOT NULL,
+                recorded_at    BIGINT  NOT NULL,
+                payload        BYTEA   NOT NULL,
+                UNIQUE (stream_id, event_offset)
+            );
             CREATE TABLE bench_state (
                 stream_id BIGINT PRIMARY KEY,
                 body      BYTEA NOT NULL
@@ -65,6 +79,21 @@ impl PostgresBed {
         Self {
             select_events: prepare(
                 "SELECT payload FROM bench_event WHERE stream_id = $1 AND event_offset >= $2 ORDER BY event_offset",
+            )
+            .await,
+            select_log: prepare(
+                "SELECT
+                    event_offset,
+                    message_id,
+                    causation_id,
+                    correlation_id,
+                    type_name,
+                    type_version,
+                    recorded_at,
+                    payload
+                FROM bench_log
+                WHERE stream_id = $1
+                ORDER BY event_offset",
             )
             .await,
             select_commits: prepare(
@@ -127,6 +156,41 @@ impl Bed for PostgresBed {
 
     async fn read_events(&self, stream: i64, from: i64, take: impl FnMut(&[u8])) {
         self.read(&self.select_events, &[&stream, &from], take).await;
+    }
+
+    async fn log_events(&self, stream: i64) {
+        self.raw.execute("DELETE FROM bench_log WHERE stream_id = $1", &[&stream]).await.expect("deletes");
+        let sql = "INSERT INTO bench_log (
+            stream_id,
+            event_offset,
+            message_id,
+            causation_id,
+            correlation_id,
+            type_name,
+            type_version,
+            recorded_at,
+            payload
+        )
+        SELECT
+            stream_id,
+            event_offset,
+            gen_random_uuid(),
+            gen_random_uuid(),
+            gen_random_uuid(),
+            'OrderEvent',
+            1,
+            event_offset,
+            payload
+        FROM bench_event
+        WHERE stream_id = $1
+        ORDER BY event_offset";
+        self.raw.execute(sql, &[&stream]).await.expect("copies");
+    }
+
+    async fn read_log(&self, stream: i64) -> usize {
+        let mut bytes = 0;
+        self.read(&self.select_log, &[&stream], |column| bytes += column.len()).await;
+        bytes
     }
 
     async fn read_commits(&self, stream: i64, after: i64, take: impl FnMut(&[u8])) {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 use sagastore::StreamName;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -40,6 +41,19 @@ impl SqliteBed {
                 payload      BLOB    NOT NULL,
                 PRIMARY KEY (stream_id, event_offset)
             ) WITHOUT ROWID;
+            CREATE TABLE bench_log (
+                event_no       INTEGER PRIMARY KEY,
+                stream_id      INTEGER NOT NULL,
+                event_offset   INTEGER NOT NULL,
+                message_id     BLOB    NOT NULL,
+                causation_id   BLOB    NOT NULL,
+                correlation_id BLOB    NOT NULL,
+                type_name      TEXT    NOT NULL,
+                type_version   INTEGER NOT NULL,
+                recorded_at    INTEGER NOT NULL,
+                payload        BLOB    NOT NULL,
+                UNIQUE (stream_id, event_offset)
+            );
             CREATE TABLE bench_state (
                 stream_id INTEGER PRIMARY KEY,
                 body      BLOB NOT NULL
@@ -96,6 +110,65 @@ impl Bed for SqliteBed {
     async fn read_events(&self, stream: i64, from: i64, take: impl FnMut(&[u8])) {
         let sql = "SELECT payload FROM bench_event WHERE stream_id = ?1 AND event_offset >= ?2 ORDER BY event_offset";
         self.read(sql, [stream, from], take);
+    }
+
+    async fn log_events(&self, stream: i64) {
+        self.raw.execute("DELETE FROM bench_log WHERE stream_id = ?1", [stream]).expect("deletes");
+        let copied = self.raw.execute(
+            "INSERT INTO bench_log (
+                stream_id,
+                event_offset,
+                message_id,
+                causation_id,
+                correlation_id,
+                type_name,
+                type_version,
+                recorded_at,
+                payload
+            )
+            SELECT
+                stream_id,
+                event_offset,
+                randomblob(16),
+                randomblob(16),
+                randomblob(16),
+                'OrderEvent',
+                1,
+                event_offset,
+                payload
+            FROM bench_event
+            WHERE stream_id = ?1
+            ORDER BY event_offset",
+            [stream],
+        );
+        copied.expect("copies");
+    }
+
+    async fn read_log(&self, stream: i64) -> usize {
+        let sql = "SELECT
+                event_offset,
+                message_id,
+                causation_id,
+                correlation_id,
+                type_name,
+                type_version,
+                recorded_at,
+                payload
+            FROM bench_log
+            WHERE stream_id = ?1
+            ORDER BY event_offset";
+        let mut statement = self.raw.prepare_cached(sql).expect("prepares");
+        let columns = statement.column_count();
+        let (mut rows, mut bytes) = (statement.query([stream]).expect("reads"), 0);
+        while let Some(row) = rows.next().expect("a row") {
+            for column in 0..columns {
+                bytes += match row.get_ref(column).expect("a column") {
+                    ValueRef::Blob(value) | ValueRef::Text(value) => value.len(),
+                    _ => size_of::<i64>(),
+                };
+            }
+        }
+        bytes
     }
 
     async fn read_commits(&self, stream: i64, after: i64, take: impl FnMut(&[u8])) {

@@ -1,29 +1,23 @@
 //! Taking messages out of the outbox, and keeping what is left of a commit.
 
-use std::collections::HashMap;
-
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
 
 use crate::outbox::OutboxId;
 
 /// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
-fn keys(commits: &[(OutboxId, u32)]) -> String {
-    let keys: Vec<_> = commits.iter().map(|(id, _)| format!("[{},{}]", id.stream, id.commit_number)).collect();
+fn keys(commits: &[OutboxId]) -> String {
+    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
     format!("[{}]", keys.join(","))
 }
 
 /// Locks the commits: of two that acknowledge one, one finds that the mark is gone.
-pub(super) async fn count_marked(
-    conn: &mut MySqlConnection,
-    commits: &[(OutboxId, u32)],
-) -> sqlx::Result<Vec<(OutboxId, u32)>> {
+pub(super) async fn marked_among(conn: &mut MySqlConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<OutboxId>> {
     sqlx::query(
         "SELECT
             c.undelivered,
             c.stream_id,
-            c.commit_no,
-            c.message_count
+            c.commit_no
         FROM JSON_TABLE(
             ?,
             '$[*]' COLUMNS (
@@ -40,30 +34,18 @@ pub(super) async fn count_marked(
     .bind(keys(commits))
     .try_map(|row: MySqlRow| {
         let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let count = u32::try_from(row.try_get::<i64, _>(3)?).unwrap_or_default();
-        Ok((OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 }, count))
+        Ok(OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 })
     })
     .fetch_all(conn)
     .await
 }
 
-pub(super) async fn marked_among(
+pub(super) async fn unmark(
     conn: &mut MySqlConnection,
-    commits: &[(OutboxId, u32)],
-) -> sqlx::Result<Vec<OutboxId>> {
-    let marked = count_marked(conn, commits).await?;
-    Ok(marked.into_iter().map(|(commit, _)| commit).collect())
-}
-
-pub(super) async fn unmark(conn: &mut MySqlConnection, commits: &[(OutboxId, u32)]) -> sqlx::Result<u64> {
-    let wanted: HashMap<_, _> =
-        commits.iter().map(|(id, messages)| ((id.stream, id.commit_number), *messages)).collect();
-    let mut marked = count_marked(&mut *conn, commits).await?;
-    marked.retain(|(id, found)| wanted.get(&(id.stream, id.commit_number)).is_some_and(|messages| found <= messages));
-    if marked.is_empty() {
-        return Ok(0);
-    }
-    sqlx::query(
+    commits: &[OutboxId],
+    messages: Option<u32>,
+) -> sqlx::Result<u64> {
+    let unmarked = sqlx::query(
         "UPDATE JSON_TABLE(
             ?,
             '$[*]' COLUMNS (
@@ -74,12 +56,15 @@ pub(super) async fn unmark(conn: &mut MySqlConnection, commits: &[(OutboxId, u32
         STRAIGHT_JOIN saga_commit AS c
             ON c.stream_id = k.stream_id
             AND c.commit_no = k.commit_no
-        SET c.undelivered = NULL",
+        SET c.undelivered = NULL
+        WHERE c.undelivered IS NOT NULL
+            AND c.message_count = COALESCE(?, c.message_count)",
     )
-    .bind(keys(&marked))
+    .bind(keys(commits))
+    .bind(messages)
     .execute(conn)
     .await?;
-    Ok(marked.into_iter().map(|(_, messages)| u64::from(messages)).sum())
+    Ok(unmarked.rows_affected())
 }
 
 /// Records of their own are found by their number, what is left of commits by its place.

@@ -5,7 +5,7 @@ use sqlx::MySqlConnection;
 use super::append::ensure_stream;
 use super::{MySqlStore, classify, global_order, is_duplicate, snapshot};
 use crate::error::{Error, Result};
-use crate::message_store::{Head, SnapshotChange, UnitCommit};
+use crate::message_store::{Head, HeadTrust, SnapshotChange, UnitCommit};
 use crate::timestamp::Timestamp;
 
 pub(super) async fn commit(
@@ -49,7 +49,13 @@ async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &Un
             ensured.map_err(|error| classify(doing, error))?
         }
     };
-    let recorded_at = match insert(conn, unit, key, number).await {
+    let look = unit.head_trust == HeadTrust::Check || !store.reads_committed();
+    let inserted = if look && !unit.head.is_at_start() {
+        insert_onto_head(conn, unit, key, number).await
+    } else {
+        insert_values(conn, unit, key, number).await.map(Some)
+    };
+    let recorded_at = match inserted {
         Ok(Some(recorded_at)) => recorded_at,
         Ok(None) => return Ok(None),
         Err(error) if is_duplicate(&error) => return Ok(None),
@@ -59,10 +65,73 @@ async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &Un
     unit.head_after(key, Timestamp::from_micros(recorded_at), 0).map(Some)
 }
 
-/// Gives the time of the commit, which the server answers where it would the key of a numbered row. Fails with a
-/// duplicate key if another writer was faster, or the message was handled meanwhile.
-async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<Option<i64>> {
-    let head = unit.head;
+/// Where there is nothing to look at; it is half the work for the server. Gives the time of the commit, which the server answers
+/// where it would the key of a numbered row. Fails with a duplicate key if another writer was faster, or the message was
+/// handled meanwhile.
+async fn insert_values(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, number: i64) -> sqlx::Result<i64> {
+    let inserted = sqlx::query(
+        "INSERT INTO saga_commit (
+            stream_id,
+            commit_no,
+            first_offset,
+            event_count,
+            message_count,
+            completed,
+            handled_message_id,
+            causation_id,
+            correlation_id,
+            recorded_at,
+            undelivered,
+            checksum,
+            contents,
+            body
+        )
+        VALUES (
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            ?,
+            LAST_INSERT_ID(
+                GREATEST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), CAST(? AS SIGNED) + 1)
+            ),
+            CASE WHEN ? THEN recorded_at END, -- as it was just set
+            ?,
+            ?,
+            ?
+        )",
+    )
+    .bind(key)
+    .bind(number)
+    .bind(unit.head.next_offset.to_i64())
+    .bind(unit.encoded.event_count)
+    .bind(unit.encoded.message_count)
+    .bind(unit.completed)
+    .bind(unit.handled.map(|id| id.as_uuid()))
+    .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
+    .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))
+    .bind(unit.head.recorded_at.as_micros())
+    .bind(unit.is_marked())
+    .bind(unit.encoded.checksum)
+    .bind(unit.encoded.contents.as_str())
+    .bind(unit.encoded.body.as_slice())
+    .execute(conn)
+    .await?;
+    as_time(inserted.last_insert_id())
+}
+
+/// The same, only if the commit is there that this one builds on. It is looked up as a derived table, or the server would
+/// write the new row to a temporary one first.
+async fn insert_onto_head(
+    conn: &mut MySqlConnection,
+    unit: &UnitCommit<'_>,
+    key: i64,
+    number: i64,
+) -> sqlx::Result<Option<i64>> {
     let inserted = sqlx::query(
         "INSERT INTO saga_commit (
             stream_id,
@@ -90,27 +159,24 @@ async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, num
             ?,
             ?,
             ?,
-            LAST_INSERT_ID(clock.now),
-            CASE WHEN ? THEN clock.now END,
+            LAST_INSERT_ID(head.now),
+            CASE WHEN ? THEN head.now END,
             ?,
             ?,
             ?
         FROM (
-            SELECT GREATEST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), CAST(? AS SIGNED) + 1) AS now
-        ) AS clock
-        WHERE ?
-            OR EXISTS (
-                SELECT 1
-                FROM saga_commit AS head
-                WHERE head.stream_id = ?
-                    AND head.commit_no = ?
-                    AND head.recorded_at = ?
-                    AND head.checksum = ?
-            )",
+            SELECT GREATEST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)), recorded_at + 1) AS now
+            FROM saga_commit
+            WHERE stream_id = ?
+                AND commit_no = ?
+                AND recorded_at = ?
+                AND checksum = ?
+            LIMIT 1
+        ) AS head",
     )
     .bind(key)
     .bind(number)
-    .bind(head.next_offset.to_i64())
+    .bind(unit.head.next_offset.to_i64())
     .bind(unit.encoded.event_count)
     .bind(unit.encoded.message_count)
     .bind(unit.completed)
@@ -121,18 +187,20 @@ async fn insert(conn: &mut MySqlConnection, unit: &UnitCommit<'_>, key: i64, num
     .bind(unit.encoded.checksum)
     .bind(unit.encoded.contents.as_str())
     .bind(unit.encoded.body.as_slice())
-    .bind(head.recorded_at.as_micros())
-    .bind(head.is_at_start())
     .bind(key)
-    .bind(head.commit_number.to_i64())
-    .bind(head.recorded_at.as_micros())
-    .bind(head.checksum)
+    .bind(unit.head.commit_number.to_i64())
+    .bind(unit.head.recorded_at.as_micros())
+    .bind(unit.head.checksum)
     .execute(conn)
     .await?;
     if inserted.rows_affected() == 0 {
         return Ok(None);
     }
-    i64::try_from(inserted.last_insert_id()).map(Some).map_err(|fault| sqlx::Error::Decode(fault.into()))
+    as_time(inserted.last_insert_id()).map(Some)
+}
+
+fn as_time(answered: u64) -> sqlx::Result<i64> {
+    i64::try_from(answered).map_err(|fault| sqlx::Error::Decode(fault.into()))
 }
 
 async fn mark_completed(conn: &mut MySqlConnection, unit: &UnitCommit<'_>) -> Result<()> {

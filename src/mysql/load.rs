@@ -3,13 +3,13 @@
 use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
-use uuid::Uuid;
 
 use super::{classify, read, text};
 use crate::error::Result;
+use crate::ids::CommitNumber;
 use crate::load_answer::LoadAnswer;
 use crate::message_store::{LoadRequest, Loaded, PAGE_COMMITS, StreamRow};
-use crate::row::{CommitColumns, SnapshotColumns};
+use crate::row::SnapshotColumns;
 
 pub(super) async fn load(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> Result<Loaded> {
     match select(conn, request).await {
@@ -19,10 +19,11 @@ pub(super) async fn load(conn: &mut MySqlConnection, request: &LoadRequest<'_>) 
 }
 
 async fn select(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::Result<LoadAnswer> {
-    let handled = request.handled.map(|id| id.as_uuid());
-    let (mut answer, handled_by) = select_tail(conn, request, handled).await?;
-    if let (Some(commit_no), Some(stream)) = (handled_by, &answer.stream) {
-        answer.handled = select_commit(conn, stream.key, commit_no).await?;
+    let (mut answer, handled_by) = select_tail(conn, request).await?;
+    if let Some(number) = handled_by.and_then(CommitNumber::from_i64) {
+        // A message is rarely handled again: its commit is worth a statement of its own.
+        let (found, _) = read::select_commits(conn, &request.stream.name, number, 1).await?;
+        answer.handled = found.into_iter().next();
     }
     Ok(answer)
 }
@@ -30,11 +31,7 @@ async fn select(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::
 /// The tail, with the newest snapshot beside its first commit, and the number of the commit that handled the message.
 ///
 /// Streams without commits are not found: they mean nothing.
-async fn select_tail(
-    conn: &mut MySqlConnection,
-    request: &LoadRequest<'_>,
-    handled: Option<Uuid>,
-) -> sqlx::Result<(LoadAnswer, Option<i64>)> {
+async fn select_tail(conn: &mut MySqlConnection, request: &LoadRequest<'_>) -> sqlx::Result<(LoadAnswer, Option<i64>)> {
     let (name, from) = (request.stream.name.as_str().as_bytes(), request.from.commit_no());
     // Each table but the last has at most one row, known before the tail is planned, or all of the stream would be read.
     // That is why the newest snapshot is looked up by a maximum that an index answers. One statement with joins costs
@@ -86,7 +83,7 @@ async fn select_tail(
     .bind(name)
     .bind(from)
     .bind(from)
-    .bind(handled)
+    .bind(request.handled.map(|id| id.as_uuid()))
     .bind(name)
     .bind(PAGE_COMMITS)
     .fetch(conn);
@@ -118,29 +115,4 @@ fn snapshot(row: &MySqlRow) -> sqlx::Result<Option<SnapshotColumns>> {
         content_type: row.try_get(18)?,
         body,
     }))
-}
-
-/// A message is rarely handled again: its commit is worth a statement of its own.
-async fn select_commit(conn: &mut MySqlConnection, key: i64, commit_no: i64) -> sqlx::Result<Option<CommitColumns>> {
-    let row = sqlx::query(
-        "SELECT
-            commit_no,
-            first_offset,
-            event_count,
-            completed,
-            recorded_at,
-            causation_id,
-            correlation_id,
-            checksum,
-            contents,
-            body
-        FROM saga_commit
-        WHERE stream_id = ?
-            AND commit_no = ?",
-    )
-    .bind(key)
-    .bind(commit_no)
-    .fetch_optional(conn)
-    .await?;
-    row.map(|row| read::columns(&row, 0)).transpose()
 }

@@ -5,7 +5,7 @@ use futures_util::TryStreamExt;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
-use super::acknowledge::{count_marked, delete, marked_among, unmark};
+use super::acknowledge::{delete, marked_among, unmark};
 use super::{MySqlStore, classify, outbox_stats, read, text};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -53,7 +53,7 @@ impl OutboxTables<MySql> for MySqlStore {
     }
 
     async fn lock_marked(&self, tx: &mut Transaction<'_, MySql>, id: OutboxId) -> Result<Option<Marked>> {
-        let locked = count_marked(tx, &[(id, 0)]).await;
+        let locked = marked_among(tx, &[id]).await;
         if locked.map_err(|error| classify("acknowledging messages of the outbox", error))?.is_empty() {
             return Ok(None);
         }
@@ -63,18 +63,19 @@ impl OutboxTables<MySql> for MySqlStore {
         Ok(page.commits.into_iter().find(asked))
     }
 
-    async fn unmark(&self, tx: &mut Transaction<'_, MySql>, commits: &[(OutboxId, u32)]) -> Result<u64> {
-        match unmark(tx, commits).await {
+    async fn unmark(
+        &self,
+        tx: &mut Transaction<'_, MySql>,
+        commits: &[OutboxId],
+        messages: Option<u32>,
+    ) -> Result<u64> {
+        match unmark(tx, commits, messages).await {
             Ok(messages) => Ok(messages),
             Err(error) => Err(classify("acknowledging messages of the outbox", error)),
         }
     }
 
-    async fn marked_among(
-        &self,
-        tx: &mut Transaction<'_, MySql>,
-        commits: &[(OutboxId, u32)],
-    ) -> Result<Vec<OutboxId>> {
+    async fn marked_among(&self, tx: &mut Transaction<'_, MySql>, commits: &[OutboxId]) -> Result<Vec<OutboxId>> {
         match marked_among(tx, commits).await {
             Ok(found) => Ok(found),
             Err(error) => Err(classify("acknowledging messages of the outbox", error)),

@@ -97,7 +97,7 @@ pub(super) async fn commits(
     }
 }
 
-async fn select_commits(
+pub(super) async fn select_commits(
     conn: &mut MySqlConnection,
     stream: &StreamName,
     from: CommitNumber,

@@ -1,5 +1,6 @@
 //! What a store asks the server before its first write.
 
+use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Pool, Row};
 
 use super::{MySqlStore, classify, global_order};
@@ -14,6 +15,8 @@ const PACKET_OVERHEAD: usize = 4 * 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Server {
     max_packet_bytes: usize,
+    /// Sessions read what others have not committed yet, so what is read may never come to be.
+    reads_uncommitted: bool,
 }
 
 impl MySqlStore {
@@ -54,8 +57,23 @@ impl MySqlStore {
         }
         let max_packet_bytes = max_packet_bytes(conn).await;
         let max_packet_bytes = max_packet_bytes.map_err(|error| classify("asking for max_allowed_packet", error))?;
-        Ok(Server { max_packet_bytes })
+        let isolation = isolation(conn).await;
+        let isolation = isolation.map_err(|error| classify("asking for the isolation level", error))?;
+        Ok(Server { max_packet_bytes, reads_uncommitted: isolation.contains(&READ_UNCOMMITTED.to_owned()) })
     }
+
+    /// Whether what a session reads is committed; as far as is known, which is so after the first write.
+    pub(super) fn reads_committed(&self) -> bool {
+        self.server.get().is_some_and(|server| !server.reads_uncommitted)
+    }
+}
+
+const READ_UNCOMMITTED: &str = "READ-UNCOMMITTED";
+
+/// The session's level, under each of the names that the variable has or had.
+async fn isolation(conn: &mut MySqlConnection) -> sqlx::Result<Vec<String>> {
+    let sql = "SHOW SESSION VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation')";
+    sqlx::query(sql).try_map(|row: MySqlRow| row.try_get(1)).fetch_all(conn).await
 }
 
 async fn max_packet_bytes(conn: &mut MySqlConnection) -> sqlx::Result<usize> {

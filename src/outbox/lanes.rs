@@ -18,9 +18,6 @@ use crate::lock::ClientId;
 use crate::lock::tables::LeaseTables;
 use crate::stream_name::StreamName;
 
-/// More messages than any commit has.
-const ALL_MESSAGES: u32 = u32::MAX;
-
 /// A commit whose messages wait in the fast lane.
 #[derive(Debug)]
 pub struct Marked {
@@ -113,12 +110,12 @@ pub trait OutboxTables<DB: Database>: LeaseTables<DB> + DeadLetterTables<DB> {
     /// One marked commit, locked until the transaction ends; `None` if its mark is gone.
     async fn lock_marked(&self, tx: &mut Transaction<'_, DB>, id: OutboxId) -> Result<Option<Marked>>;
 
-    /// Takes the marks off those of these commits that have no more than so many messages; says how many messages
-    /// that were.
-    async fn unmark(&self, tx: &mut Transaction<'_, DB>, commits: &[(OutboxId, u32)]) -> Result<u64>;
+    /// Takes the marks off those of these commits that have so many messages each, or however many if that is `None`; says
+    /// how many commits that were.
+    async fn unmark(&self, tx: &mut Transaction<'_, DB>, commits: &[OutboxId], messages: Option<u32>) -> Result<u64>;
 
     /// Which of these commits are still marked.
-    async fn marked_among(&self, tx: &mut Transaction<'_, DB>, commits: &[(OutboxId, u32)]) -> Result<Vec<OutboxId>>;
+    async fn marked_among(&self, tx: &mut Transaction<'_, DB>, commits: &[OutboxId]) -> Result<Vec<OutboxId>>;
 
     /// Puts a record into the slow lane, after all of its partition.
     async fn insert_new(&self, tx: &mut Transaction<'_, DB>, record: &NewOutboxRecord) -> Result<()>;
@@ -268,17 +265,24 @@ async fn acknowledge<DB: Database, T: OutboxTables<DB> + ?Sized>(
             slow.push(*id);
         }
     }
-    let counted = |ids: &BTreeSet<OutboxId>| u32::try_from(ids.len()).unwrap_or(ALL_MESSAGES);
-    let commits: Vec<_> = by_commit.iter().map(|(commit, ids)| (*commit, counted(ids))).collect();
-    let mut gone = if commits.is_empty() { 0 } else { tables.unmark(tx, &commits).await? };
-    if gone < commits.iter().map(|(_, messages)| u64::from(*messages)).sum() {
-        for commit in tables.marked_among(tx, &commits).await? {
-            if let Some(acknowledged) = by_commit.remove(&commit) {
-                gone += split(tables, tx, commit, &acknowledged).await?;
+    // Few numbers, since a batch bounds their sum: most often one is all there is.
+    let mut by_count: BTreeMap<u32, Vec<OutboxId>> = BTreeMap::new();
+    for (commit, ids) in &by_commit {
+        by_count.entry(u32::try_from(ids.len()).unwrap_or(u32::MAX)).or_default().push(*commit);
+    }
+    let mut gone = 0;
+    for (messages, commits) in &by_count {
+        let whole = tables.unmark(tx, commits, Some(*messages)).await?;
+        gone += whole * u64::from(*messages);
+        if whole < u64::try_from(commits.len()).unwrap_or(u64::MAX) {
+            for commit in tables.marked_among(tx, commits).await? {
+                if let Some(acknowledged) = by_commit.remove(&commit) {
+                    gone += split(tables, tx, commit, &acknowledged).await?;
+                }
             }
+            // Others were split before, perhaps by another transaction just now: what is left of them is in the slow lane.
+            slow.extend(commits.iter().filter_map(|commit| by_commit.remove(commit)).flatten());
         }
-        // Others were split before, perhaps by another transaction just now: what is left of them is in the slow lane.
-        slow.extend(by_commit.into_values().flatten());
     }
     if !slow.is_empty() {
         gone += tables.delete(tx, &slow).await?;
@@ -305,6 +309,6 @@ async fn split<DB: Database, T: OutboxTables<DB> + ?Sized>(
         let message = LeftOver { id, partition, aggregate_type, aggregate_id, envelope };
         tables.insert_left_over(tx, &message).await?;
     }
-    tables.unmark(tx, &[(commit, ALL_MESSAGES)]).await?;
+    tables.unmark(tx, &[commit], None).await?;
     u64::try_from(gone.len()).map_err(|fault| Error::invalid("number of records", fault))
 }

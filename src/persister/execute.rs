@@ -10,6 +10,7 @@ use crate::envelope::Inbound;
 use crate::error::Error;
 use crate::guarded_connection::GuardedConnection;
 use crate::ids::InstanceId;
+use crate::message_store::HeadTrust;
 use crate::recorder::Outbox;
 use crate::saga::Saga;
 use crate::unit_of_work::{Handled, Saved, UnitOfWork};
@@ -132,6 +133,7 @@ impl<DB: Database> Persister<DB> {
             Ok(Begun::AlreadyHandled(handled)) => return Ok(Tried::Ended(Executed::AlreadyHandled(handled))),
             Err(error) => return lost_or(error),
         };
+        unit.head_trust = HeadTrust::JustRead;
         let value = decide(&mut unit)?;
         let ended = self.save_alone(conn, &unit).await;
         self.tried(call, unit, value, ended)

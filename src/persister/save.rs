@@ -10,7 +10,7 @@ use crate::commit::EncodedCommit;
 use crate::error::{Error, Result};
 use crate::ids::{CommitNumber, Revision};
 use crate::limits::Limits;
-use crate::message_store::{Head, LoadFrom, LoadRequest, SnapshotChange, UnitCommit};
+use crate::message_store::{Head, HeadTrust, LoadFrom, LoadRequest, SnapshotChange, UnitCommit};
 use crate::outbox::{NewOutboxRecord, OutboxRepository};
 use crate::recorder::Sender;
 use crate::saga::Saga;
@@ -89,11 +89,13 @@ impl<DB: Database> Persister<DB> {
     pub async fn save<S: Saga, T: Sender>(
         &self,
         tx: &mut Transaction<'_, DB>,
-        unit: UnitOfWork<'_, S, T>,
+        mut unit: UnitOfWork<'_, S, T>,
     ) -> Result<Saved> {
         if let Some(cache) = &self.cache {
             cache.forget(&unit.stream.name);
         }
+        // Whoever has kept it may have come to another connection with it.
+        unit.head_trust = HeadTrust::Check;
         telemetry::saving(&unit.stream, unit.recorded().len(), self.save_within(tx, &unit)).await
     }
 
@@ -253,6 +255,7 @@ impl<DB: Database> Persister<DB> {
         UnitCommit {
             stream: &unit.stream,
             head: &unit.head,
+            head_trust: unit.head_trust,
             encoded: &prepared.encoded,
             handled: unit.recorder.inbound().map(|inbound| inbound.message_id),
             completed: prepared.completed,

@@ -6,8 +6,8 @@ use sqlx::{PgConnection, Row};
 use crate::outbox::{LeftOver, OutboxId};
 
 /// The primary keys of marks, a column each.
-fn keys(commits: &[(OutboxId, u32)]) -> [Vec<i64>; 3] {
-    let column = |part: fn(&OutboxId) -> i64| commits.iter().map(|(id, _)| part(id)).collect();
+fn keys(commits: &[OutboxId]) -> [Vec<i64>; 3] {
+    let column = |part: fn(&OutboxId) -> i64| commits.iter().map(part).collect();
     [column(|id| id.recorded_at), column(|id| id.stream), column(|id| id.commit_number)]
 }
 
@@ -28,7 +28,7 @@ pub(super) async fn lock_mark(conn: &mut PgConnection, commit: OutboxId) -> sqlx
     Ok(locked.is_some())
 }
 
-pub(super) async fn marked_among(conn: &mut PgConnection, commits: &[(OutboxId, u32)]) -> sqlx::Result<Vec<OutboxId>> {
+pub(super) async fn marked_among(conn: &mut PgConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<OutboxId>> {
     let [recorded_at, stream, commit_number] = keys(commits);
     sqlx::query(
         "SELECT
@@ -52,29 +52,23 @@ pub(super) async fn marked_among(conn: &mut PgConnection, commits: &[(OutboxId, 
     .await
 }
 
-pub(super) async fn unmark(conn: &mut PgConnection, commits: &[(OutboxId, u32)]) -> sqlx::Result<u64> {
+pub(super) async fn unmark(conn: &mut PgConnection, commits: &[OutboxId], messages: Option<u32>) -> sqlx::Result<u64> {
     let [recorded_at, stream, commit_number] = keys(commits);
-    let messages: Vec<_> = commits.iter().map(|(_, messages)| i64::from(*messages)).collect();
-    let gone = sqlx::query_scalar::<_, i64>(
-        "WITH gone AS (
-            DELETE FROM saga_outbox AS o
-            USING UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
-                AS k (recorded_at, stream_id, commit_no, messages)
-            WHERE o.recorded_at = k.recorded_at
-                AND o.stream_id = k.stream_id
-                AND o.commit_no = k.commit_no
-                AND o.message_count <= k.messages
-            RETURNING o.message_count
-        )
-        SELECT COALESCE(SUM(message_count), 0)::bigint FROM gone",
+    let unmarked = sqlx::query(
+        "DELETE FROM saga_outbox AS o
+        USING UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS k (recorded_at, stream_id, commit_no)
+        WHERE o.recorded_at = k.recorded_at
+            AND o.stream_id = k.stream_id
+            AND o.commit_no = k.commit_no
+            AND o.message_count = COALESCE($4, o.message_count)",
     )
     .bind(recorded_at)
     .bind(stream)
     .bind(commit_number)
-    .bind(messages)
-    .fetch_one(conn)
+    .bind(messages.map(i64::from))
+    .execute(conn)
     .await?;
-    Ok(u64::try_from(gone).unwrap_or_default())
+    Ok(unmarked.rows_affected())
 }
 
 pub(super) async fn insert_left_over(conn: &mut PgConnection, message: &LeftOver, contents: &str) -> sqlx::Result<()> {

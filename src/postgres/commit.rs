@@ -40,107 +40,118 @@ async fn insert_commit(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result
 /// The stream's key, and the time and the transaction of the commit.
 type Inserted = (i64, i64, i64);
 
+/// The statement that adds a commit to a stream which is there. What it builds on is joined, and not looked for in a
+/// condition: that costs the server hardly more than plain values.
+macro_rules! insert_onto {
+    ($head:literal) => {
+        concat!(
+            "WITH written AS (
+                INSERT INTO saga_commit (
+                    stream_id,
+                    commit_no,
+                    first_offset,
+                    event_count,
+                    message_count,
+                    completed,
+                    xid,
+                    handled_message_id,
+                    causation_id,
+                    correlation_id,
+                    recorded_at,
+                    checksum,
+                    contents,
+                    body
+                )
+                SELECT
+                    $1,
+                    $2,
+                    $3,
+                    $4,
+                    $5,
+                    $6,
+                    GREATEST(pg_current_xact_id()::text::bigint, $7),
+                    $8,
+                    $9,
+                    $10,
+                    GREATEST((EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint, $11 + 1),
+                    $13,
+                    $14,
+                    $15
+                FROM ",
+            $head,
+            "
+                ON CONFLICT DO NOTHING
+                RETURNING
+                    stream_id,
+                    commit_no,
+                    recorded_at,
+                    message_count,
+                    xid
+            ),
+            marked AS (
+                INSERT INTO saga_outbox (
+                    recorded_at,
+                    stream_id,
+                    commit_no,
+                    message_count
+                )
+                SELECT
+                    recorded_at,
+                    stream_id,
+                    commit_no,
+                    message_count
+                FROM written
+                WHERE $12
+            )
+            SELECT
+                stream_id,
+                recorded_at,
+                xid
+            FROM written"
+        )
+    };
+}
+
+/// Onto the commit before it, if that is there.
+const ONTO_COMMIT: &str = insert_onto!(
+    "saga_commit AS head
+                WHERE head.stream_id = $1
+                    AND head.commit_no = $2 - 1
+                    AND head.recorded_at = $11
+                    AND head.checksum = $16"
+);
+
+/// As the first of a stream whose row is there.
+const ONTO_STREAM: &str = insert_onto!(
+    "saga_stream AS head
+                WHERE head.stream_id = $1"
+);
+
 async fn insert(
     conn: &mut PgConnection,
     unit: &UnitCommit<'_>,
     key: i64,
     number: i64,
 ) -> sqlx::Result<Option<Inserted>> {
-    let written = sqlx::query_as(
-        "WITH written AS (
-            INSERT INTO saga_commit (
-                stream_id,
-                commit_no,
-                first_offset,
-                event_count,
-                message_count,
-                completed,
-                xid,
-                handled_message_id,
-                causation_id,
-                correlation_id,
-                recorded_at,
-                checksum,
-                contents,
-                body
-            )
-            SELECT
-                $1,
-                $2,
-                $3,
-                $4,
-                $5,
-                $6,
-                GREATEST(pg_current_xact_id()::text::bigint, $7),
-                $8,
-                $9,
-                $10,
-                GREATEST((EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint, $11 + 1),
-                $13,
-                $14,
-                $15
-            WHERE CASE
-                WHEN $2 = 1 THEN EXISTS (
-                    SELECT 1
-                    FROM saga_stream
-                    WHERE stream_id = $1
-                )
-                ELSE EXISTS (
-                    SELECT 1
-                    FROM saga_commit
-                    WHERE stream_id = $1
-                        AND commit_no = $2 - 1
-                        AND recorded_at = $11
-                        AND checksum = $16
-                )
-            END
-            ON CONFLICT DO NOTHING
-            RETURNING
-                stream_id,
-                commit_no,
-                recorded_at,
-                message_count,
-                xid
-        ),
-        marked AS (
-            INSERT INTO saga_outbox (
-                recorded_at,
-                stream_id,
-                commit_no,
-                message_count
-            )
-            SELECT
-                recorded_at,
-                stream_id,
-                commit_no,
-                message_count
-            FROM written
-            WHERE $12
-        )
-        SELECT
-            stream_id,
-            recorded_at,
-            xid
-        FROM written",
-    )
-    .bind(key)
-    .bind(number)
-    .bind(unit.head.next_offset.to_i64())
-    .bind(i64::from(unit.encoded.event_count))
-    .bind(i64::from(unit.encoded.message_count))
-    .bind(unit.completed)
-    .bind(unit.head.order_token)
-    .bind(unit.handled.map(|id| id.as_uuid()))
-    .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
-    .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))
-    .bind(unit.head.recorded_at.as_micros())
-    .bind(unit.is_marked())
-    .bind(i64::from(unit.encoded.checksum))
-    .bind(unit.encoded.contents.as_str())
-    .bind(unit.encoded.body.as_slice())
-    .bind(i64::from(unit.head.checksum))
-    .fetch_all(conn)
-    .await?;
+    let written = sqlx::query_as(if unit.head.is_at_start() { ONTO_STREAM } else { ONTO_COMMIT })
+        .bind(key)
+        .bind(number)
+        .bind(unit.head.next_offset.to_i64())
+        .bind(i64::from(unit.encoded.event_count))
+        .bind(i64::from(unit.encoded.message_count))
+        .bind(unit.completed)
+        .bind(unit.head.order_token)
+        .bind(unit.handled.map(|id| id.as_uuid()))
+        .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
+        .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))
+        .bind(unit.head.recorded_at.as_micros())
+        .bind(unit.is_marked())
+        .bind(i64::from(unit.encoded.checksum))
+        .bind(unit.encoded.contents.as_str())
+        .bind(unit.encoded.body.as_slice())
+        .bind(i64::from(unit.head.checksum))
+        .fetch_all(conn)
+        .await?;
     Ok(written.into_iter().next())
 }
 

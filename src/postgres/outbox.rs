@@ -62,15 +62,16 @@ impl OutboxTables<Postgres> for PostgresStore {
         Ok(page.commits.into_iter().next())
     }
 
-    async fn unmark(&self, tx: &mut Transaction<'_, Postgres>, commits: &[(OutboxId, u32)]) -> Result<u64> {
-        unmark(tx, commits).await.map_err(|error| classify("acknowledging messages of the outbox", error))
-    }
-
-    async fn marked_among(
+    async fn unmark(
         &self,
         tx: &mut Transaction<'_, Postgres>,
-        commits: &[(OutboxId, u32)],
-    ) -> Result<Vec<OutboxId>> {
+        commits: &[OutboxId],
+        messages: Option<u32>,
+    ) -> Result<u64> {
+        unmark(tx, commits, messages).await.map_err(|error| classify("acknowledging messages of the outbox", error))
+    }
+
+    async fn marked_among(&self, tx: &mut Transaction<'_, Postgres>, commits: &[OutboxId]) -> Result<Vec<OutboxId>> {
         match marked_among(tx, commits).await {
             Ok(found) => Ok(found),
             Err(error) => Err(classify("acknowledging messages of the outbox", error)),

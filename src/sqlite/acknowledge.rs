@@ -5,18 +5,13 @@ use sqlx::{Row, SqliteConnection};
 
 use crate::outbox::{LeftOver, OutboxId};
 
-/// The primary keys of commits, and their numbers of messages, as a JSON array of arrays, so that one text serves every
-/// number of them.
-fn keys(commits: &[(OutboxId, u32)]) -> String {
-    let key = |(id, messages): &(OutboxId, u32)| format!("[{},{},{messages}]", id.stream, id.commit_number);
-    let keys: Vec<_> = commits.iter().map(key).collect();
+/// The primary keys of commits as a JSON array of arrays, so that one text serves every number of them.
+fn keys(commits: &[OutboxId]) -> String {
+    let keys: Vec<_> = commits.iter().map(|id| format!("[{},{}]", id.stream, id.commit_number)).collect();
     format!("[{}]", keys.join(","))
 }
 
-pub(super) async fn marked_among(
-    conn: &mut SqliteConnection,
-    commits: &[(OutboxId, u32)],
-) -> sqlx::Result<Vec<OutboxId>> {
+pub(super) async fn marked_among(conn: &mut SqliteConnection, commits: &[OutboxId]) -> sqlx::Result<Vec<OutboxId>> {
     sqlx::query(
         "SELECT
             c.undelivered,
@@ -37,21 +32,77 @@ pub(super) async fn marked_among(
     .await
 }
 
-pub(super) async fn unmark(conn: &mut SqliteConnection, commits: &[(OutboxId, u32)]) -> sqlx::Result<u64> {
-    let messages: Vec<u32> = sqlx::query_scalar(
-        "UPDATE saga_commit
-        SET undelivered = NULL
-        FROM json_each(?1) AS k
-        WHERE stream_id = k.value ->> 0
-            AND commit_no = k.value ->> 1
-            AND message_count <= k.value ->> 2
-            AND undelivered IS NOT NULL
-        RETURNING message_count",
-    )
-    .bind(keys(commits))
-    .fetch_all(conn)
-    .await?;
-    Ok(messages.into_iter().map(u64::from).sum())
+/// The statement for so many commits. They are found by the index of the marks, where those of a batch are neighbours, and
+/// given as values: to parse a JSON array of them takes as long as all else.
+macro_rules! unmark {
+    ($commits:tt) => {
+        concat!(
+            "WITH wanted (messages) AS (
+                VALUES (?)
+            ),
+            k (
+                recorded_at,
+                stream_id,
+                commit_no
+            ) AS (
+                VALUES ",
+            commits!($commits),
+            "
+            )
+            UPDATE saga_commit
+            SET undelivered = NULL
+            WHERE position IN (
+                SELECT c.position
+                FROM k
+                CROSS JOIN saga_commit AS c -- in this order, whatever the statistics say
+                    ON c.undelivered IS NOT NULL
+                    AND c.undelivered = k.recorded_at
+                    AND c.stream_id = k.stream_id
+                    AND c.commit_no = k.commit_no
+                WHERE c.message_count = COALESCE((SELECT messages FROM wanted), c.message_count)
+            )"
+        )
+    };
+}
+
+macro_rules! commits {
+    (1) => {
+        "(?, ?, ?)"
+    };
+    (4) => {
+        concat!(commits!(1), ", ", commits!(1), ", ", commits!(1), ", ", commits!(1))
+    };
+    (16) => {
+        concat!(commits!(4), ", ", commits!(4), ", ", commits!(4), ", ", commits!(4))
+    };
+    (64) => {
+        concat!(commits!(16), ", ", commits!(16), ", ", commits!(16), ", ", commits!(16))
+    };
+}
+
+/// Few texts, so that each stays prepared: each is used for as many commits as it has room for, and fewer.
+const UNMARK: [(usize, &str); 3] = [(1, unmark!(1)), (16, unmark!(16)), (MOST_UNMARKED, unmark!(64))];
+
+/// Most commits that one statement takes the marks off.
+const MOST_UNMARKED: usize = 64;
+
+pub(super) async fn unmark(
+    conn: &mut SqliteConnection,
+    commits: &[OutboxId],
+    messages: Option<u32>,
+) -> sqlx::Result<u64> {
+    let mut unmarked = 0;
+    for commits in commits.chunks(MOST_UNMARKED) {
+        let fitting = UNMARK.iter().find(|(room, _)| *room >= commits.len());
+        let (_, statement) = fitting.expect("BUG: a chunk has more commits than any statement");
+        let mut unmark = sqlx::query(*statement).bind(messages);
+        for id in commits {
+            unmark = unmark.bind(id.recorded_at).bind(id.stream).bind(id.commit_number);
+        }
+        // Commits of which nothing is bound are null, and none.
+        unmarked += unmark.execute(&mut *conn).await?.rows_affected();
+    }
+    Ok(unmarked)
 }
 
 pub(super) async fn insert_left_over(

@@ -56,18 +56,19 @@ impl OutboxTables<Sqlite> for SqliteStore {
         Ok(page.commits.into_iter().find(asked))
     }
 
-    async fn unmark(&self, tx: &mut Transaction<'_, Sqlite>, commits: &[(OutboxId, u32)]) -> Result<u64> {
-        match unmark(tx, commits).await {
+    async fn unmark(
+        &self,
+        tx: &mut Transaction<'_, Sqlite>,
+        commits: &[OutboxId],
+        messages: Option<u32>,
+    ) -> Result<u64> {
+        match unmark(tx, commits, messages).await {
             Ok(messages) => Ok(messages),
             Err(error) => Err(explain(tx, "acknowledging messages of the outbox", error).await),
         }
     }
 
-    async fn marked_among(
-        &self,
-        tx: &mut Transaction<'_, Sqlite>,
-        commits: &[(OutboxId, u32)],
-    ) -> Result<Vec<OutboxId>> {
+    async fn marked_among(&self, tx: &mut Transaction<'_, Sqlite>, commits: &[OutboxId]) -> Result<Vec<OutboxId>> {
         match marked_among(tx, commits).await {
             Ok(found) => Ok(found),
             Err(error) => Err(explain(tx, "acknowledging messages of the outbox", error).await),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, Outbox};
 use sqlx::Pool;
+use tokio::runtime::Handle;
 
 use crate::harness::sample::{Counter, added, instance};
 use crate::harness::{Clause, Kind, Subject, TestDb, clauses};
@@ -12,6 +13,7 @@ use crate::harness::{Clause, Kind, Subject, TestDb, clauses};
 clauses! {
     a_race_never_has_two_winners_at_any_isolation: SERVERS,
     every_message_takes_effect_once_at_any_isolation: SERVERS,
+    what_was_read_before_it_was_committed_leaves_no_gap: MYSQL,
 }
 
 const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
@@ -97,5 +99,29 @@ async fn every_message_takes_effect_once_at_any_isolation<DB: Subject>(db: TestD
         let all = WORKERS * MESSAGES;
         assert_eq!(db.state(&Counter, level).await?, Some((all, u64::try_from(all)?)), "{level}");
     }
+    Ok(())
+}
+
+/// A dirty read shows a commit that is rolled back before the unit of work that builds on it is saved.
+async fn what_was_read_before_it_was_committed_leaves_no_gap<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (pool, id) = (pool_at(&db, "READ UNCOMMITTED", 1).await?, instance("1"));
+    db.publish(&Counter, "1", [added(1)]).await?;
+    let mut tx = db.persister().begin(db.pool()).await?;
+    let mut unit = db.persister().begin_unit_of_work(&Counter, &mut tx, Outbox, &id).await?;
+    unit.publish(added(10))?;
+    ensure!(db.persister().save(&mut tx, unit).await?.is_changed());
+    let (persister, mut open, mut seen) = (db.persister(), Some(tx), Vec::new());
+    let done = persister.execute(&pool, &Counter, &id, None, |unit| {
+        seen.push(unit.instance().data);
+        if let Some(tx) = open.take() {
+            let rolled_back = tokio::task::block_in_place(|| Handle::current().block_on(tx.rollback()));
+            rolled_back.expect("rolls back");
+        }
+        unit.publish(added(100))
+    });
+    assert!(matches!(done.await?, Executed::Done { conflicts: 1, .. }));
+    assert_eq!(seen, [11, 1], "what was read is not what was expected");
+    assert_eq!(db.state(&Counter, "1").await?, Some((101, 2)));
+    pool.close().await;
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::error::{Cause, Result};
 use crate::ids::{InstanceId, MessageId};
 use crate::limits::Limits;
 use crate::message::MessageKind;
-use crate::message_store::{Head, SnapshotChange, UnitCommit};
+use crate::message_store::{Head, HeadTrust, SnapshotChange, UnitCommit};
 use crate::saga::SagaStream;
 use crate::timestamp::Timestamp;
 
@@ -93,6 +93,7 @@ impl Unit {
         UnitCommit {
             stream: &self.stream,
             head: &self.head,
+            head_trust: HeadTrust::Check,
             encoded: &self.encoded,
             handled: self.handled,
             completed: self.completed,

@@ -10,6 +10,7 @@ use crate::codec;
 use crate::envelope::Inbound;
 use crate::error::{Cause, Error};
 use crate::message::MessageKind;
+use crate::message_store::HeadTrust;
 use crate::persister::save::check_timeouts;
 use crate::recorder::{Outbox, Recorder};
 use crate::saga::Saga;
@@ -56,6 +57,7 @@ impl<S: Saga<Data: PartialEq + Debug>> SagaTest<S> {
             stream: self.history.stream.clone(),
             instance: replay.instance,
             head,
+            head_trust: HeadTrust::Check,
             recorder,
             completing: false,
             fences: Vec::new(),
