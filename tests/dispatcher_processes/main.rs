@@ -14,6 +14,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 mod arguments;
 mod backlog;
 mod chaos;
+mod disturbed;
 mod journal;
 mod long_history;
 mod process;

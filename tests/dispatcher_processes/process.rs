@@ -1,8 +1,8 @@
 //! One process: a dispatcher, and the parent's hold on it.
 
 use std::env;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ async fn play<DB: Site>() -> anyhow::Result<()> {
 async fn relay_slowly<DB: Site>() -> anyhow::Result<()> {
     let pool = DB::connect(&env::var(DATABASE)?, CONNECTIONS).await?;
     // So slow that some of the backlog is left.
-    let pause = Duration::from_millis(scaled(100, 10));
+    let pause = Duration::from_millis(scaled(200, 10));
     let emitter = emitter_fn(move |_: OutboxRecord| async move {
         tokio::time::sleep(pause).await;
         Ok::<_, io::Error>(())
@@ -122,20 +122,24 @@ async fn relay<DB: Site>() -> anyhow::Result<()> {
 /// A process that was started; killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
+    /// What it says on stderr: nothing, unless it fails.
+    words: File,
     paused_until: Option<Instant>,
 }
 
 impl Process {
     pub(crate) fn start<DB: Site>(role: Role, database: &str, journal: &Path) -> anyhow::Result<Self> {
+        let words = tempfile::tempfile()?;
         let child = Command::new(env::current_exe()?)
             .env(KIND, DB::KIND)
             .env(DATABASE, database)
             .env(JOURNAL, journal)
             .env(ROLE, role.name())
             .stdin(Stdio::null())
+            .stderr(words.try_clone()?)
             .spawn()
-            .context("starting a dispatcher")?;
-        Ok(Self { child, paused_until: None })
+            .context("starting a process")?;
+        Ok(Self { child, words, paused_until: None })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -146,8 +150,15 @@ impl Process {
         self.paused_until.is_some()
     }
 
-    pub(crate) fn is_running(&mut self) -> anyhow::Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+    /// It never ends by itself.
+    pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let mut words = String::new();
+            self.words.rewind()?;
+            self.words.read_to_string(&mut words)?;
+            bail!("process {} ended by itself: {status}\n{words}", self.id());
+        }
+        Ok(())
     }
 
     pub(crate) fn pause(&mut self, length: Duration) -> anyhow::Result<()> {
@@ -158,8 +169,11 @@ impl Process {
 
     /// Lets it go on if its pause is over.
     pub(crate) fn go_on(&mut self, at: Instant) -> anyhow::Result<()> {
-        if self.paused_until.is_some_and(|until| until <= at) {
-            self.paused_until = None;
+        if self.paused_until.is_some_and(|until| until <= at) { self.go_on_now() } else { Ok(()) }
+    }
+
+    pub(crate) fn go_on_now(&mut self) -> anyhow::Result<()> {
+        if self.paused_until.take().is_some() {
             self.signal("CONT")?;
         }
         Ok(())
