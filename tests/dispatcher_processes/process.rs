@@ -15,7 +15,7 @@ use sagastore::emitter::emitter_fn;
 
 use super::journal::Entry;
 use super::site::Site;
-use super::{long_history, scaled};
+use super::{clocked, long_history, scaled};
 
 /// Makes this program a process of a run, and says with which database.
 const KIND: &str = "SAGASTORE_DISPATCHER_PROCESS";
@@ -42,6 +42,8 @@ pub(crate) enum Role {
     Slow,
     /// Replays a long history.
     Replaying,
+    /// Has a clock that steps.
+    Clocked,
 }
 
 impl Role {
@@ -50,6 +52,7 @@ impl Role {
             Self::Disturbed => "disturbed",
             Self::Slow => "slow",
             Self::Replaying => "replaying",
+            Self::Clocked => "clocked",
         }
     }
 }
@@ -75,6 +78,8 @@ async fn play<DB: Site>() -> anyhow::Result<()> {
         relay_slowly::<DB>().await
     } else if role == Role::Replaying.name() {
         long_history::replay::<DB>(&env::var(DATABASE)?, env::var(JOURNAL)?.into()).await
+    } else if role == Role::Clocked.name() {
+        clocked::work::<DB>(&env::var(DATABASE)?, env::var(JOURNAL)?.as_ref()).await
     } else {
         relay::<DB>().await
     }
@@ -129,12 +134,23 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start<DB: Site>(role: Role, database: &str, journal: &Path) -> anyhow::Result<Self> {
+        Self::start_with::<DB>(role, database, journal, Vec::new())
+    }
+
+    /// In this environment, beside the one that is there.
+    pub(crate) fn start_with<DB: Site>(
+        role: Role,
+        database: &str,
+        journal: &Path,
+        environment: Vec<(&'static str, String)>,
+    ) -> anyhow::Result<Self> {
         let words = tempfile::tempfile()?;
         let child = Command::new(env::current_exe()?)
             .env(KIND, DB::KIND)
             .env(DATABASE, database)
             .env(JOURNAL, journal)
             .env(ROLE, role.name())
+            .envs(environment)
             .stdin(Stdio::null())
             .stderr(words.try_clone()?)
             .spawn()

@@ -16,10 +16,10 @@ use super::site::Site;
 const UNIT: i64 = 3;
 
 /// Numbers its messages.
-struct Tally;
+pub(crate) struct Tally;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum TallyEvent {
+pub(crate) enum TallyEvent {
     Added { number: i64 },
 }
 message_types!(TallyEvent { Added: "TallyAdded" 1 });
