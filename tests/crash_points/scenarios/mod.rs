@@ -7,6 +7,7 @@ use super::site::Site;
 mod dispatcher;
 mod global_order;
 mod group_commit;
+mod kept_instance;
 mod leases;
 mod message_handler;
 mod migration;
@@ -29,6 +30,8 @@ pub(crate) enum Scenario {
     Migration,
     /// Units of work in transactions of the library's own.
     UnitOfWork,
+    /// The same, on an instance that is kept in memory.
+    KeptInstance,
     /// Units of work in transactions with writes of the program's own.
     OwnTransaction,
     /// Messages find their instance by keys; one fails, is parked, and is tried again.
@@ -50,6 +53,7 @@ macro_rules! each {
         match $self {
             Self::Migration => migration::$verb($($argument),*).await,
             Self::UnitOfWork => unit_of_work::$verb($($argument),*).await,
+            Self::KeptInstance => kept_instance::$verb($($argument),*).await,
             Self::OwnTransaction => own_transaction::$verb($($argument),*).await,
             Self::MessageHandler => message_handler::$verb($($argument),*).await,
             Self::Dispatcher => dispatcher::$verb($($argument),*).await,
@@ -62,9 +66,10 @@ macro_rules! each {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Migration,
         Self::UnitOfWork,
+        Self::KeptInstance,
         Self::OwnTransaction,
         Self::MessageHandler,
         Self::Dispatcher,
@@ -78,6 +83,7 @@ impl Scenario {
         match self {
             Self::Migration => "a_migration",
             Self::UnitOfWork => "a_unit_of_work",
+            Self::KeptInstance => "a_unit_of_work_on_a_kept_instance",
             Self::OwnTransaction => "a_unit_of_work_with_writes_of_its_own",
             Self::MessageHandler => "a_message_handler",
             Self::Dispatcher => "a_dispatcher",
@@ -123,7 +129,7 @@ impl Scenario {
     /// How many commits change what others see; `None` if that differs between databases.
     pub(crate) fn changes(self) -> Option<usize> {
         match self {
-            Self::UnitOfWork => Some(unit_of_work::UNITS),
+            Self::UnitOfWork | Self::KeptInstance => Some(unit_of_work::UNITS),
             Self::OwnTransaction => Some(own_transaction::CHANGES),
             Self::MessageHandler => Some(message_handler::CHANGES),
             Self::GlobalOrder => Some(global_order::CHANGES),
