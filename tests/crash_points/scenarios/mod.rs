@@ -12,6 +12,7 @@ mod leases;
 mod message_handler;
 mod migration;
 mod own_transaction;
+mod session_locks;
 mod unit_of_work;
 mod upkeep;
 
@@ -40,6 +41,8 @@ pub(crate) enum Scenario {
     Dispatcher,
     /// Leases and locks are obtained, renewed, used and released.
     Leases,
+    /// Locks on a session of the server are taken, used and released. PostgreSQL only.
+    SessionLocks,
     /// Old things are purged, dead letters dealt with, and messages relayed by hand.
     Upkeep,
     /// A reader of the global order keeps a table of its own.
@@ -58,6 +61,7 @@ macro_rules! each {
             Self::MessageHandler => message_handler::$verb($($argument),*).await,
             Self::Dispatcher => dispatcher::$verb($($argument),*).await,
             Self::Leases => leases::$verb($($argument),*).await,
+            Self::SessionLocks => session_locks::$verb($($argument),*).await,
             Self::Upkeep => upkeep::$verb($($argument),*).await,
             Self::GlobalOrder => global_order::$verb($($argument),*).await,
             Self::GroupCommit => group_commit::$verb($($argument),*).await,
@@ -66,7 +70,7 @@ macro_rules! each {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Migration,
         Self::UnitOfWork,
         Self::KeptInstance,
@@ -74,6 +78,7 @@ impl Scenario {
         Self::MessageHandler,
         Self::Dispatcher,
         Self::Leases,
+        Self::SessionLocks,
         Self::Upkeep,
         Self::GlobalOrder,
         Self::GroupCommit,
@@ -88,6 +93,7 @@ impl Scenario {
             Self::MessageHandler => "a_message_handler",
             Self::Dispatcher => "a_dispatcher",
             Self::Leases => "a_lease",
+            Self::SessionLocks => "a_lock_on_a_session",
             Self::Upkeep => "the_upkeep",
             Self::GlobalOrder => "a_reader_of_the_global_order",
             Self::GroupCommit => "a_group_commit",
@@ -99,7 +105,11 @@ impl Scenario {
     }
 
     pub(crate) fn is_on<DB: Site>(self) -> bool {
-        self != Self::GroupCommit || DB::VARIABLE.is_none()
+        match self {
+            Self::GroupCommit => DB::VARIABLE.is_none(),
+            Self::SessionLocks => DB::SESSION_LOCKS,
+            _ => true,
+        }
     }
 
     pub(crate) fn begins_without_tables(self) -> bool {
