@@ -7,6 +7,8 @@ use super::site::Site;
 mod dispatcher;
 mod global_order;
 mod group_commit;
+#[cfg(feature = "export")]
+mod import;
 mod kept_instance;
 mod leases;
 mod message_handler;
@@ -47,6 +49,9 @@ pub(crate) enum Scenario {
     Upkeep,
     /// A reader of the global order keeps a table of its own.
     GlobalOrder,
+    /// An export is imported.
+    #[cfg(feature = "export")]
+    Import,
     /// Units of work of many callers are committed together. SQLite only.
     GroupCommit,
 }
@@ -64,13 +69,15 @@ macro_rules! each {
             Self::SessionLocks => session_locks::$verb($($argument),*).await,
             Self::Upkeep => upkeep::$verb($($argument),*).await,
             Self::GlobalOrder => global_order::$verb($($argument),*).await,
+            #[cfg(feature = "export")]
+            Self::Import => import::$verb($($argument),*).await,
             Self::GroupCommit => group_commit::$verb($($argument),*).await,
         }
     };
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: &[Self] = &[
         Self::Migration,
         Self::UnitOfWork,
         Self::KeptInstance,
@@ -81,6 +88,8 @@ impl Scenario {
         Self::SessionLocks,
         Self::Upkeep,
         Self::GlobalOrder,
+        #[cfg(feature = "export")]
+        Self::Import,
         Self::GroupCommit,
     ];
 
@@ -96,12 +105,14 @@ impl Scenario {
             Self::SessionLocks => "a_lock_on_a_session",
             Self::Upkeep => "the_upkeep",
             Self::GlobalOrder => "a_reader_of_the_global_order",
+            #[cfg(feature = "export")]
+            Self::Import => "an_import",
             Self::GroupCommit => "a_group_commit",
         }
     }
 
     pub(crate) fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scenario| scenario.name() == name)
+        Self::ALL.iter().copied().find(|scenario| scenario.name() == name)
     }
 
     pub(crate) fn is_on<DB: Site>(self) -> bool {
@@ -143,6 +154,8 @@ impl Scenario {
             Self::OwnTransaction => Some(own_transaction::CHANGES),
             Self::MessageHandler => Some(message_handler::CHANGES),
             Self::GlobalOrder => Some(global_order::CHANGES),
+            #[cfg(feature = "export")]
+            Self::Import => Some(import::CHANGES),
             _ => None,
         }
     }
@@ -153,6 +166,8 @@ impl Scenario {
             Self::Dispatcher => dispatcher::prepare(desk).await,
             Self::Upkeep => upkeep::prepare(desk).await,
             Self::GlobalOrder => global_order::prepare(desk).await,
+            #[cfg(feature = "export")]
+            Self::Import => import::prepare(desk).await,
             _ => Ok(()),
         }
     }
