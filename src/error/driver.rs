@@ -45,7 +45,7 @@ pub(crate) fn from_driver(
     }
 }
 
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(all(test, feature = "postgres", feature = "json"))]
 mod tests {
     use sqlx::PgPool;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

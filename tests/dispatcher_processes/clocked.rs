@@ -37,6 +37,11 @@ enum Timer {
 }
 message_types!(Timer { Due: "TimerDue" 1 });
 
+/// The database has no other clock than that of each process.
+pub(crate) fn has_clock_of_process<DB: Site>() -> bool {
+    DB::VARIABLE.is_none()
+}
+
 /// Seconds by a clock that no step moves, and that all processes share.
 fn uptime() -> anyhow::Result<f64> {
     let text = fs::read_to_string("/proc/uptime")?;
@@ -156,7 +161,7 @@ async fn hold<DB: Site>(pool: &Pool<DB>, files: &Files) -> anyhow::Result<()> {
             obtained => obtained?,
         };
         let Some(lease) = obtained.lease() else { continue };
-        if DB::OWN_CLOCK {
+        if has_clock_of_process::<DB>() {
             files.note(&format!("token {}", lease.sequence))?;
             tokio::time::sleep(PAUSE).await;
             lock.release(&lease).await?;

@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use sagastore::{OutboxRepository, migrate};
 
 use super::chaos;
-use super::clocked::{DUE, Files};
+use super::clocked::{DUE, Files, has_clock_of_process};
 use super::journal::Reading;
 use super::process::{Process, Role};
 use super::scaled;
@@ -42,7 +42,7 @@ pub(crate) async fn run<DB: Site>() -> anyhow::Result<()> {
         let _ = migrate(&pool).await?;
         let mut course = Course::start::<DB>(&database, &journal)?;
         course.step_until_noticed().await?;
-        course.set_all(if DB::OWN_CLOCK { LAST_STEP } else { "+3600" })?;
+        course.set_all(if has_clock_of_process::<DB>() { LAST_STEP } else { "+3600" })?;
         fs::write(course.files.stop(), "")?;
         let began = Instant::now();
         loop {
@@ -118,7 +118,7 @@ impl Course {
         println!("{}: {notes}, {told:?}", DB::KIND);
         let distinct: HashSet<_> = notes.tokens.iter().collect();
         ensure!(distinct.len() == notes.tokens.len(), "a token was given twice: {:?}", notes.tokens);
-        if DB::OWN_CLOCK {
+        if has_clock_of_process::<DB>() {
             return Ok(());
         }
         ensure!(notes.tokens.is_sorted(), "the tokens do not rise: {:?}", notes.tokens);

@@ -20,9 +20,6 @@ pub(crate) trait Site: Backend {
     /// The environment variable with the URL of its server.
     const VARIABLE: Option<&'static str>;
 
-    /// Its clock is that of each process that uses it.
-    const OWN_CLOCK: bool = Self::VARIABLE.is_none();
-
     /// Makes an empty database of this name.
     fn create(name: &str) -> impl Future<Output = anyhow::Result<()>> + Send;
 
