@@ -18,10 +18,13 @@ clauses! {
     every_snapshot_and_the_events_after_it_make_the_same_in_every_way_of_reading: BASIC,
 }
 
-/// Longest stream, in events. The long one has more commits than a page of a load.
-fn most_events() -> usize {
-    scaled(60, 700)
-}
+/// Longest stream, in events.
+const MOST_EVENTS: usize = 60;
+/// One of so many streams has one event in each unit of work, and in the long form more commits than a page of a load.
+const THIN_ONE_IN: u64 = 4;
+/// In small pages a long stream is read from so many revisions at its end, and now and then from an earlier one.
+const READ_SLOWLY: usize = 60;
+const READ_SLOWLY_ONE_IN: usize = 50;
 /// Most events in a unit of work.
 const MOST_IN_A_UNIT: usize = 7;
 /// One of so many streams has events that are large: too many bytes for a packed page of SQLite, until the tail is short.
@@ -70,8 +73,12 @@ fn codecs(seed: u64) -> [Codecs; 2] {
 /// before left in memory.
 async fn write<DB: Subject>(db: &TestDb<DB>, seed: u64) -> anyhow::Result<History> {
     let (mut random, large) = (fastrand::Rng::with_seed(seed), seed.is_multiple_of(LARGE_ONE_IN));
-    let (id, length) = (format!("law {seed}"), random.usize(1..=most_events()));
-    let largest = [1, MOST_IN_A_UNIT][random.usize(..2)];
+    let id = format!("law {seed}");
+    let (length, largest) = match seed % THIN_ONE_IN {
+        1 => (scaled(MOST_EVENTS, 600), 1),
+        _ => (random.usize(1..=MOST_EVENTS), MOST_IN_A_UNIT),
+    };
+    let large = large && length <= MOST_EVENTS;
     let writer = |codecs| {
         let persister = db.persister().with_codecs(codecs).with_snapshot_frequency(SnapshotFrequency::Never);
         persister.with_instance_cache(db.pool(), 1)
@@ -181,7 +188,8 @@ async fn holds_at<DB: Subject>(db: &TestDb<DB>, history: &History, at: usize, co
     load(db, &in_store, history, at).await.context("by the snapshot in the store")?;
     load(db, &separate, history, at).await.context("by the snapshot in a repository of its own")?;
     look_cold(db, &in_store, history).await.context("not in memory")?;
-    for page in PAGES {
+    let slowly = history.length() - at <= READ_SLOWLY || at.is_multiple_of(READ_SLOWLY_ONE_IN);
+    for page in PAGES.into_iter().filter(|page| slowly || *page == u32::MAX) {
         fold(db, history, at, page, codecs).await.with_context(|| format!("in pages of {page}"))?;
     }
     Ok(())
@@ -206,7 +214,7 @@ async fn every_snapshot_and_the_events_after_it_make_the_same_in_every_way_of_re
 ) -> Clause {
     let seeds = match std::env::var("SAGASTORE_TEST_SEED") {
         Ok(seed) => vec![seed.parse()?],
-        Err(_) => (0..scaled(4, 10)).collect(),
+        Err(_) => (0..scaled(4, 12)).collect(),
     };
     let (streams, mut revisions) = (seeds.len(), 0);
     for seed in seeds {
