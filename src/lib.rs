@@ -62,11 +62,11 @@ pub mod transfer;
 pub mod verify_replay;
 
 pub use backend::Backend;
-#[cfg(feature = "json")]
-pub use codec::Json;
 pub use codec::{BINCODE_CONTENT_TYPE, Codec, Codecs, JSON_CONTENT_TYPE, ReadValue};
 #[cfg(feature = "bincode")]
-pub use codec::{Bincode, MAX_BINCODE_DECODE_BYTES};
+pub use codec::{Bincode, MAX_BINCODE_DECODE_BYTES, MAX_BINCODE_LEVELS};
+#[cfg(feature = "json")]
+pub use codec::{Json, MAX_JSON_LEVELS};
 pub use commit::{EncodedCommit, StoredCommit};
 pub use envelope::{Envelope, Inbound, MAX_LABEL_BYTES, Metadata, RecordedEvent};
 pub use error::{Cause, Error, Result};

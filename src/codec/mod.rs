@@ -12,11 +12,13 @@ use crate::error::{Cause, Error, Result};
 mod bincode;
 #[cfg(feature = "json")]
 mod json;
+#[cfg(feature = "bincode")]
+mod watched;
 
 #[cfg(feature = "bincode")]
-pub use bincode::{Bincode, MAX_BINCODE_DECODE_BYTES};
+pub use bincode::{Bincode, MAX_BINCODE_DECODE_BYTES, MAX_BINCODE_LEVELS};
 #[cfg(feature = "json")]
-pub use json::Json;
+pub use json::{Json, MAX_JSON_LEVELS};
 
 /// Content type of JSON.
 pub const JSON_CONTENT_TYPE: &str = "application/json";

@@ -209,8 +209,8 @@ pub enum Error {
         doing: &'static str,
     },
 
-    /// The connection was lost or refused. A commit in flight may or may not have happened; handle
-    /// the message again under the same id to find out safely.
+    /// The connection was lost or refused, or what came through it is not what a database says. A commit in flight may or
+    /// may not have happened; handle the message again under the same id to find out safely.
     #[error("{doing} lost the connection to the database: {source}")]
     Disconnected {
         /// What was tried.

@@ -97,6 +97,7 @@ mod races;
 mod ranges;
 mod recording;
 mod replay;
+mod replay_law;
 mod resource_lock;
 mod rollback;
 mod sagas;
@@ -205,6 +206,7 @@ fn main() -> ExitCode {
         ranges::clauses,
         recording::clauses,
         replay::clauses,
+        replay_law::clauses,
         resource_lock::clauses,
         rollback::clauses,
         sagas::clauses,

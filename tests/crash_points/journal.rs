@@ -17,6 +17,12 @@ impl Journal {
         Ok(Self { path: path.to_owned(), file })
     }
 
+    /// A file in the same folder.
+    #[cfg(feature = "export")]
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
         Ok(self.file.set_len(0)?)
     }

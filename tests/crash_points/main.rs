@@ -102,7 +102,7 @@ fn runtime() -> Runtime {
 }
 
 fn trials_on<DB: Site>() -> Vec<Trial> {
-    let scenarios = Scenario::ALL.into_iter().filter(|scenario| scenario.is_on::<DB>());
+    let scenarios = Scenario::ALL.iter().copied().filter(|scenario| scenario.is_on::<DB>());
     scenarios.enumerate().map(|(number, scenario)| trial::<DB>(scenario, is_due(number))).collect()
 }
 

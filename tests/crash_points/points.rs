@@ -46,7 +46,10 @@ fn parts(scenario: Scenario) -> u32 {
 /// So many points are tried at the least, on any database and in the short form, or the counting has broken.
 pub(crate) fn floor(scenario: Scenario) -> usize {
     match scenario {
-        Scenario::UnitOfWork | Scenario::Leases => 40,
+        #[cfg(feature = "export")]
+        Scenario::Import => 15,
+        Scenario::SessionLocks => 30,
+        Scenario::UnitOfWork | Scenario::KeptInstance | Scenario::Leases => 40,
         Scenario::Migration | Scenario::GlobalOrder | Scenario::GroupCommit => 60,
         Scenario::OwnTransaction => 80,
         Scenario::MessageHandler | Scenario::Dispatcher | Scenario::Upkeep => 100,

@@ -35,7 +35,10 @@ pub(crate) fn snapshot(input: &[u8]) {
     let Ok(state) = codecs.decode::<State>(content_type, body) else { return };
     for codec in [codecs.events(), codecs.snapshots()] {
         let mut encoded = Vec::new();
-        codec.encode(&state, &mut encoded).unwrap();
+        // What one codec reads may nest too deep for another, which then does not write it either.
+        if codec.encode(&state, &mut encoded).is_err() {
+            continue;
+        }
         assert_eq!(codecs.decode::<State>(codec.content_type(), &encoded).unwrap(), state);
     }
 }

@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, ensure};
@@ -42,7 +45,7 @@ impl FromStr for Entry {
 }
 
 /// What a journal tells.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Told {
     pub(crate) deliveries: usize,
     pub(crate) repeats: usize,
@@ -50,34 +53,76 @@ pub(crate) struct Told {
     pub(crate) takeovers: usize,
 }
 
-/// Checks that of each stream so many messages as were committed are there, first deliveries in order, and repeats
-/// under the same id.
-pub(crate) fn check(journal: &str, committed: &HashMap<String, i64>) -> anyhow::Result<Told> {
-    let (mut told, mut messages) = (Told::default(), HashMap::<(String, i64), String>::new());
-    let (mut next, mut owners, mut ids) =
-        (HashMap::<String, i64>::new(), HashMap::<String, u32>::new(), HashSet::new());
-    for line in journal.lines() {
-        let Entry { process, stream, number, message } = line.parse()?;
-        told.deliveries += 1;
-        let expected = next.entry(stream.clone()).or_default();
-        ensure!(number <= *expected, "stream {stream}: {number} was delivered before {expected}");
+/// A journal that is read while it grows: first deliveries are in order, and repeats come under the same id.
+pub(crate) struct Reading {
+    file: File,
+    /// The beginning of a line whose end is not there yet.
+    begun: String,
+    told: Told,
+    messages: HashMap<(String, i64), String>,
+    next: HashMap<String, i64>,
+    owners: HashMap<String, u32>,
+    ids: HashSet<String>,
+}
+
+impl Reading {
+    pub(crate) fn open(journal: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            file: File::open(journal)?,
+            begun: String::new(),
+            told: Told::default(),
+            messages: HashMap::new(),
+            next: HashMap::new(),
+            owners: HashMap::new(),
+            ids: HashSet::new(),
+        })
+    }
+
+    /// As far as it was read.
+    pub(crate) fn told(&self) -> Told {
+        self.told
+    }
+
+    /// Reads and checks what was added.
+    pub(crate) fn go_on(&mut self) -> anyhow::Result<Told> {
+        self.file.read_to_string(&mut self.begun)?;
+        let whole = self.begun.rfind('\n').map_or(0, |end| end + 1);
+        let rest = self.begun.split_off(whole);
+        for line in std::mem::replace(&mut self.begun, rest).lines() {
+            self.check(line.parse()?)?;
+        }
+        Ok(self.told)
+    }
+
+    fn check(&mut self, entry: Entry) -> anyhow::Result<()> {
+        let Entry { process, stream, number, message } = entry;
+        self.told.deliveries += 1;
+        let expected = self.next.entry(stream.clone()).or_default();
+        ensure!(number <= *expected, "stream {stream}: {number} was delivered before {expected}, by process {process}");
         if number < *expected {
-            told.repeats += 1;
-            let first = messages.get(&(stream.clone(), number)).context("no first delivery")?;
+            self.told.repeats += 1;
+            let first = self.messages.get(&(stream.clone(), number)).context("no first delivery")?;
             ensure!(*first == message, "stream {stream}: message {number} has two ids");
         } else {
             *expected += 1;
-            ensure!(ids.insert(message.clone()), "two messages have the id {message}");
-            messages.insert((stream.clone(), number), message);
+            ensure!(self.ids.insert(message.clone()), "two messages have the id {message}");
+            self.messages.insert((stream.clone(), number), message);
         }
-        if owners.insert(stream, process).is_some_and(|before| before != process) {
-            told.takeovers += 1;
+        if self.owners.insert(stream, process).is_some_and(|before| before != process) {
+            self.told.takeovers += 1;
         }
+        Ok(())
     }
-    for (stream, committed) in committed {
-        let delivered = next.get(stream).copied().unwrap_or_default();
-        ensure!(delivered == *committed, "stream {stream}: {committed} committed, {delivered} delivered");
+
+    /// Once nobody delivers any more: of each stream so many messages as were committed are there, and no others.
+    pub(crate) fn finish(&mut self, committed: &HashMap<String, i64>) -> anyhow::Result<()> {
+        self.go_on()?;
+        ensure!(self.begun.is_empty(), "the journal ends in the middle of a line: {:?}", self.begun);
+        for (stream, committed) in committed {
+            let delivered = self.next.get(stream).copied().unwrap_or_default();
+            ensure!(delivered == *committed, "stream {stream}: {committed} committed, {delivered} delivered");
+        }
+        ensure!(self.next.len() <= committed.len(), "what was never committed was delivered");
+        Ok(())
     }
-    ensure!(next.len() <= committed.len(), "what was never committed was delivered");
-    Ok(told)
 }

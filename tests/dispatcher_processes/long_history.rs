@@ -102,7 +102,7 @@ pub(crate) async fn replay<DB: Site>(database: &str, journal: PathBuf) -> anyhow
 
 async fn replayed(process: &mut Process, journal: &Path) -> anyhow::Result<i64> {
     for _ in 0..LOOKS {
-        ensure!(process.is_running()?, "the process that was to replay ended");
+        process.ensure_running()?;
         if let Some(line) = fs::read_to_string(journal)?.strip_suffix('\n') {
             return Ok(line.parse()?);
         }

@@ -1,8 +1,9 @@
 //! Dispatchers as processes of their own. Some are paused for longer than their leases and killed, while messages are
 //! committed: every message is delivered, and the first deliveries of each stream are in order. One has a long backlog
-//! before it, another replays a long history: they need little memory.
+//! before it, another replays a long history: they need little memory. The clocks of some step.
 //!
-//! The program starts itself once more for each process. Databases are chosen as in the conformance suite.
+//! The program starts itself once more for each process. Databases are chosen as in the conformance suite. Clocks step only where
+//! SAGASTORE_TEST_FAKETIME names libfaketime's library for programs of several threads.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a trial fails")]
 
@@ -14,6 +15,9 @@ use libtest_mimic::{Completion, Failed, Trial};
 mod arguments;
 mod backlog;
 mod chaos;
+mod clocked;
+mod clocks;
+mod disturbed;
 mod journal;
 mod long_history;
 mod process;
@@ -44,15 +48,32 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-fn trials_on<DB: Site>() -> [Trial; 3] {
+fn trials_on<DB: Site>() -> [Trial; 4] {
     [
         trial::<DB, _>("paused_and_killed_dispatchers_lose_nothing_and_keep_the_order", chaos::run::<DB>),
         trial::<DB, _>("a_long_backlog_is_relayed_in_little_memory", backlog::run::<DB>),
+        trial_needing::<DB, _>(
+            Some(clocks::LIBRARY),
+            "clocks_that_step_move_no_lease_and_no_timeout",
+            clocks::run::<DB>,
+        ),
         trial::<DB, _>("a_long_history_is_replayed_in_little_memory", long_history::run::<DB>),
     ]
 }
 
 fn trial<DB: Site, F>(name: &str, body: impl FnOnce() -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    trial_needing::<DB, F>(None, name, body)
+}
+
+/// A trial that is not run, and says so, without what this variable names.
+fn trial_needing<DB: Site, F>(
+    needs: Option<&'static str>,
+    name: &str,
+    body: impl FnOnce() -> F + Send + 'static,
+) -> Trial
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -65,6 +86,9 @@ where
         if DB::VARIABLE.is_some_and(|variable| std::env::var(variable).is_err()) {
             let missing = format!("{} is not set", DB::VARIABLE.unwrap_or_default());
             return if named { Err(Failed::from(missing)) } else { Ok(Completion::ignored_with(missing)) };
+        }
+        if let Some(variable) = needs.filter(|variable| std::env::var_os(variable).is_none()) {
+            return Ok(Completion::ignored_with(format!("{variable} is not set")));
         }
         match runtime().block_on(body()) {
             Ok(()) => Ok(Completion::Completed),

@@ -1,8 +1,8 @@
 //! One process: a dispatcher, and the parent's hold on it.
 
 use std::env;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use sagastore::emitter::emitter_fn;
 
 use super::journal::Entry;
 use super::site::Site;
-use super::{long_history, scaled};
+use super::{clocked, long_history, scaled};
 
 /// Makes this program a process of a run, and says with which database.
 const KIND: &str = "SAGASTORE_DISPATCHER_PROCESS";
@@ -42,6 +42,8 @@ pub(crate) enum Role {
     Slow,
     /// Replays a long history.
     Replaying,
+    /// Has a clock that steps.
+    Clocked,
 }
 
 impl Role {
@@ -50,6 +52,7 @@ impl Role {
             Self::Disturbed => "disturbed",
             Self::Slow => "slow",
             Self::Replaying => "replaying",
+            Self::Clocked => "clocked",
         }
     }
 }
@@ -75,6 +78,8 @@ async fn play<DB: Site>() -> anyhow::Result<()> {
         relay_slowly::<DB>().await
     } else if role == Role::Replaying.name() {
         long_history::replay::<DB>(&env::var(DATABASE)?, env::var(JOURNAL)?.into()).await
+    } else if role == Role::Clocked.name() {
+        clocked::work::<DB>(&env::var(DATABASE)?, env::var(JOURNAL)?.as_ref()).await
     } else {
         relay::<DB>().await
     }
@@ -84,7 +89,7 @@ async fn play<DB: Site>() -> anyhow::Result<()> {
 async fn relay_slowly<DB: Site>() -> anyhow::Result<()> {
     let pool = DB::connect(&env::var(DATABASE)?, CONNECTIONS).await?;
     // So slow that some of the backlog is left.
-    let pause = Duration::from_millis(scaled(100, 10));
+    let pause = Duration::from_millis(scaled(200, 10));
     let emitter = emitter_fn(move |_: OutboxRecord| async move {
         tokio::time::sleep(pause).await;
         Ok::<_, io::Error>(())
@@ -122,20 +127,35 @@ async fn relay<DB: Site>() -> anyhow::Result<()> {
 /// A process that was started; killed when this is dropped.
 pub(crate) struct Process {
     child: Child,
+    /// What it says on stderr: nothing, unless it fails.
+    words: File,
     paused_until: Option<Instant>,
 }
 
 impl Process {
     pub(crate) fn start<DB: Site>(role: Role, database: &str, journal: &Path) -> anyhow::Result<Self> {
+        Self::start_with::<DB>(role, database, journal, Vec::new())
+    }
+
+    /// In this environment, beside the one that is there.
+    pub(crate) fn start_with<DB: Site>(
+        role: Role,
+        database: &str,
+        journal: &Path,
+        environment: Vec<(&'static str, String)>,
+    ) -> anyhow::Result<Self> {
+        let words = tempfile::tempfile()?;
         let child = Command::new(env::current_exe()?)
             .env(KIND, DB::KIND)
             .env(DATABASE, database)
             .env(JOURNAL, journal)
             .env(ROLE, role.name())
+            .envs(environment)
             .stdin(Stdio::null())
+            .stderr(words.try_clone()?)
             .spawn()
-            .context("starting a dispatcher")?;
-        Ok(Self { child, paused_until: None })
+            .context("starting a process")?;
+        Ok(Self { child, words, paused_until: None })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -146,8 +166,15 @@ impl Process {
         self.paused_until.is_some()
     }
 
-    pub(crate) fn is_running(&mut self) -> anyhow::Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+    /// It never ends by itself.
+    pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let mut words = String::new();
+            self.words.rewind()?;
+            self.words.read_to_string(&mut words)?;
+            bail!("process {} ended by itself: {status}\n{words}", self.id());
+        }
+        Ok(())
     }
 
     pub(crate) fn pause(&mut self, length: Duration) -> anyhow::Result<()> {
@@ -158,8 +185,11 @@ impl Process {
 
     /// Lets it go on if its pause is over.
     pub(crate) fn go_on(&mut self, at: Instant) -> anyhow::Result<()> {
-        if self.paused_until.is_some_and(|until| until <= at) {
-            self.paused_until = None;
+        if self.paused_until.is_some_and(|until| until <= at) { self.go_on_now() } else { Ok(()) }
+    }
+
+    pub(crate) fn go_on_now(&mut self) -> anyhow::Result<()> {
+        if self.paused_until.take().is_some() {
             self.signal("CONT")?;
         }
         Ok(())

@@ -1,11 +1,14 @@
 //! Commits messages.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use sagastore::{Envelope, InstanceId, Outbox, Persister, Saga, message_types};
 use serde::{Deserialize, Serialize};
 use sqlx::Pool;
+use tokio::task::JoinHandle;
 
 use super::site::Site;
 
@@ -13,10 +16,10 @@ use super::site::Site;
 const UNIT: i64 = 3;
 
 /// Numbers its messages.
-struct Tally;
+pub(crate) struct Tally;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum TallyEvent {
+pub(crate) enum TallyEvent {
     Added { number: i64 },
 }
 message_types!(TallyEvent { Added: "TallyAdded" 1 });
@@ -39,14 +42,38 @@ impl Saga for Tally {
     }
 }
 
-/// Commits to these streams in turn until the time has come; gives the number of messages of each.
-pub(crate) async fn produce<DB: Site>(
+/// A task that commits to so many streams in turn.
+pub(crate) struct Producing {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<anyhow::Result<HashMap<String, i64>>>,
+}
+
+impl Producing {
+    pub(crate) fn start<DB: Site>(pool: Pool<DB>, streams: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(produce(pool, streams, Arc::clone(&stop)));
+        Self { stop, task }
+    }
+
+    /// By itself: it failed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Gives the number of messages of each stream.
+    pub(crate) async fn finish(self) -> anyhow::Result<HashMap<String, i64>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?.context("committing messages")
+    }
+}
+
+async fn produce<DB: Site>(
     pool: Pool<DB>,
     streams: u32,
-    until: Instant,
+    stop: Arc<AtomicBool>,
 ) -> anyhow::Result<HashMap<String, i64>> {
     let (persister, mut committed) = (Persister::<DB>::new(), HashMap::new());
-    while Instant::now() < until {
+    while !stop.load(Ordering::Relaxed) {
         let stream = fastrand::u32(..streams).to_string();
         let id = InstanceId::new(&stream)?;
         let mut tx = persister.begin(&pool).await?;

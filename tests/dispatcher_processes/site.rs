@@ -8,7 +8,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Pool, Sqlite};
 
 /// A process that is paused may hold the only writing transaction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long connecting may take, on a machine that is busy with other things.
+const CONNECT_WITHIN: Duration = Duration::from_secs(300);
 
 /// A database that several processes share.
 pub(crate) trait Site: Backend {
@@ -43,7 +46,11 @@ impl Site for Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT);
-        Ok(SqlitePoolOptions::new().max_connections(connections).connect_with(options).await?)
+        Ok(SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_WITHIN)
+            .connect_with(options)
+            .await?)
     }
 
     async fn remove(_: &str) -> anyhow::Result<()> {
@@ -73,7 +80,11 @@ impl Site for sqlx::Postgres {
 
     async fn connect(name: &str, connections: u32) -> anyhow::Result<Pool<Self>> {
         let options = url::<Self>()?.parse::<sqlx::postgres::PgConnectOptions>()?.database(name);
-        Ok(sqlx::postgres::PgPoolOptions::new().max_connections(connections).connect_with(options).await?)
+        Ok(sqlx::postgres::PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_WITHIN)
+            .connect_with(options)
+            .await?)
     }
 
     async fn remove(name: &str) -> anyhow::Result<()> {
@@ -98,7 +109,11 @@ impl Site for sqlx::MySql {
 
     async fn connect(name: &str, connections: u32) -> anyhow::Result<Pool<Self>> {
         let options = url::<Self>()?.parse::<sqlx::mysql::MySqlConnectOptions>()?.database(name);
-        Ok(sqlx::mysql::MySqlPoolOptions::new().max_connections(connections).connect_with(options).await?)
+        Ok(sqlx::mysql::MySqlPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_WITHIN)
+            .connect_with(options)
+            .await?)
     }
 
     async fn remove(name: &str) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use sagastore::{Error, Executed, MessageStore, UnitOfWork};
+use sagastore::{Error, Executed, MessageStore, Persister, UnitOfWork};
 
 use super::Moment;
 use crate::audit::commits_of;
@@ -20,16 +20,20 @@ pub(super) const UNITS: usize = 5;
 const LATER: Duration = Duration::from_secs(3600);
 
 pub(super) async fn work<DB: Site>(desk: &Desk<DB>) -> anyhow::Result<()> {
+    work_by(desk, &desk.persister()).await
+}
+
+pub(super) async fn work_by<DB: Site>(desk: &Desk<DB>, persister: &Persister<DB>) -> anyhow::Result<()> {
     for number in 1..=UNITS {
-        let _ = handle(desk, number).await?;
+        let _ = handle(desk, persister, number).await?;
     }
     Ok(())
 }
 
-async fn handle<DB: Site>(desk: &Desk<DB>, number: usize) -> anyhow::Result<Executed<()>> {
+async fn handle<DB: Site>(desk: &Desk<DB>, persister: &Persister<DB>, number: usize) -> anyhow::Result<Executed<()>> {
     let message = message_id(&format!("{ID} {number}"));
     let decide = |unit: &mut UnitOfWork<'_, Order>| decide(unit, number);
-    Ok(desk.persister().execute(&desk.pool, &desk.saga, &instance(ID), Some(message.into()), decide).await?)
+    Ok(persister.execute(&desk.pool, &desk.saga, &instance(ID), Some(message.into()), decide).await?)
 }
 
 fn decide(unit: &mut UnitOfWork<'_, Order>, unit_number: usize) -> Result<(), Error> {
@@ -97,7 +101,7 @@ async fn check_snapshots<DB: Site>(desk: &Desk<DB>, units: usize) -> anyhow::Res
 /// A message that comes again gets what it led to.
 async fn check_repeats<DB: Site>(desk: &Desk<DB>, commits: &[Vec<sagastore::Envelope>]) -> anyhow::Result<()> {
     for (number, messages) in (1..).zip(commits) {
-        let Executed::AlreadyHandled(handled) = handle(desk, number).await? else {
+        let Executed::AlreadyHandled(handled) = handle(desk, &desk.persister(), number).await? else {
             anyhow::bail!("message {number} was handled twice");
         };
         ensure!(handled.messages == *messages, "message {number} led to other messages than before");

@@ -78,6 +78,8 @@ pub(crate) trait Site: Backend {
     const VARIABLE: Option<&'static str>;
     /// A change of the schema ends the transaction that it is in.
     const SCHEMA_COMMITS: bool = false;
+    /// There are locks on sessions.
+    const SESSION_LOCKS: bool = false;
     /// The marks of commits whose messages wait.
     const MARKED: &'static str;
     /// The ids of all instances.
@@ -110,6 +112,16 @@ pub(crate) trait Site: Backend {
 
     async fn enable_order(_pool: &Pool<Self>) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// Writes a row of the program's own under a lock on a session, unless it is there.
+    async fn write_under_session_lock(_desk: &Desk<Self>, _entry: &str) -> anyhow::Result<()> {
+        anyhow::bail!("there are no locks on sessions")
+    }
+
+    /// Nobody holds that lock.
+    async fn session_lock_is_free(_desk: &Desk<Self>) -> anyhow::Result<bool> {
+        anyhow::bail!("there are no locks on sessions")
     }
 
     /// A persister that commits units of work of many callers together, where there is one.

@@ -1,9 +1,11 @@
 //! PostgreSQL: a database, whose tables are emptied for each process.
 
 use anyhow::Context;
+use sagastore::postgres::session::{SessionLockKey, SessionLocker, SessionLockerConfig};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Pool, Postgres};
 
+use super::super::desk::Desk;
 use super::super::wire::Protocol;
 use super::{Home, Site, server, verbs};
 
@@ -20,9 +22,17 @@ async fn administer(sql: String) -> anyhow::Result<()> {
     Ok(conn.close().await?)
 }
 
+async fn locker(desk: &Desk<Postgres>) -> anyhow::Result<SessionLocker> {
+    let options = desk.pool.connect_options();
+    let locker = SessionLocker::new(SessionLockerConfig::new((*options).clone()));
+    locker.start().await?;
+    Ok(locker)
+}
+
 impl Site for Postgres {
     const KIND: &'static str = "postgres";
     const VARIABLE: Option<&'static str> = Some("SAGASTORE_TEST_POSTGRES_URL");
+    const SESSION_LOCKS: bool = true;
     const MARKED: &'static str = "saga_outbox";
 
     fn server() -> anyhow::Result<Option<(Protocol, (String, u16))>> {
@@ -51,6 +61,28 @@ impl Site for Postgres {
         let options = options()?.database(name).host("127.0.0.1").port(port);
         let pool = PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
         Ok(pool.connect_with(options).await?)
+    }
+
+    async fn write_under_session_lock(desk: &Desk<Self>, entry: &str) -> anyhow::Result<()> {
+        let locker = locker(desk).await?;
+        let mut lock = locker.lock(&SessionLockKey::new(["crash"])?).await?;
+        if !desk.own().await?.contains(&entry.to_owned()) {
+            let mut tx = desk.pool.begin().await?;
+            lock.fence(&mut tx).await?;
+            Self::write_own(&mut tx, entry).await?;
+            tx.commit().await?;
+        }
+        lock.release().await?;
+        locker.close().await;
+        Ok(())
+    }
+
+    async fn session_lock_is_free(desk: &Desk<Self>) -> anyhow::Result<bool> {
+        let locker = locker(desk).await?;
+        let lock = locker.try_lock(&SessionLockKey::new(["crash"])?).await?;
+        let is_free = lock.is_some();
+        locker.close().await;
+        Ok(is_free)
     }
 
     async fn reopen(home: &Home<Self>) -> anyhow::Result<Pool<Self>> {
