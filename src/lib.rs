@@ -14,6 +14,7 @@ mod event_stream;
 mod global_order;
 mod guarded_connection;
 mod handler;
+mod head;
 mod ids;
 mod inbox;
 mod instance_cache;

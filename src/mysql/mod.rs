@@ -47,7 +47,8 @@ pub use pool::{after_release, connect_options, pool_options};
 /// Writing transactions should run at READ COMMITTED, as those of
 /// [`Persister::begin`](crate::Persister::begin) do. REPEATABLE READ, the default of these databases,
 /// is safe too, but what is loaded again in the same transaction, as after a conflict, is then what it
-/// was at the first load. After [`Error::Contention`] the whole transaction is gone, after
+/// was at the first load. Sessions at READ UNCOMMITTED are looked after: see
+/// [transactions](crate::docs::transactions). After [`Error::Contention`] the whole transaction is gone, after
 /// [`Error::Timeout`] it is still there: roll it back.
 ///
 /// The server takes no packet above its `max_allowed_packet` (MariaDB: 16 MiB by default, which is room

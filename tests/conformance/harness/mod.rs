@@ -30,7 +30,7 @@ mod work;
 pub(crate) use arguments::CommandLine;
 pub(crate) use cut::cut_after;
 pub(crate) use invariants::without_time;
-pub(crate) use lease_client::{CLIENT_LEASE, LeaseClient};
+pub(crate) use lease_client::{CLIENT_LEASE, LeaseClient, LeaseHistory};
 pub(crate) use leases::*;
 pub(crate) use log::Log;
 pub(crate) use mode::*;
