@@ -72,8 +72,10 @@ const READ_UNCOMMITTED: &str = "READ-UNCOMMITTED";
 
 /// The session's level, under each of the names that the variable has or had.
 async fn isolation(conn: &mut MySqlConnection) -> sqlx::Result<Vec<String>> {
-    let sql = "SHOW SESSION VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation')";
-    sqlx::query(sql).try_map(|row: MySqlRow| row.try_get(1)).fetch_all(conn).await
+    sqlx::query("SHOW SESSION VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation')")
+        .try_map(|row: MySqlRow| row.try_get(1))
+        .fetch_all(conn)
+        .await
 }
 
 async fn max_packet_bytes(conn: &mut MySqlConnection) -> sqlx::Result<usize> {

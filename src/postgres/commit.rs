@@ -133,7 +133,8 @@ async fn insert(
     key: i64,
     number: i64,
 ) -> sqlx::Result<Option<Inserted>> {
-    let written = sqlx::query_as(if unit.head.is_at_start() { ONTO_STREAM } else { ONTO_COMMIT })
+    let statement = if unit.head.is_at_start() { ONTO_STREAM } else { ONTO_COMMIT };
+    let written = sqlx::query_as(statement)
         .bind(key)
         .bind(number)
         .bind(unit.head.next_offset.to_i64())

@@ -18,6 +18,7 @@ clauses! {
     what_is_discarded_lets_the_rest_pass,
     an_edited_message_is_delivered_in_its_place,
     what_waits_and_is_not_dead_is_left_alone,
+    one_that_another_is_about_to_discard_hides_no_other: SERVERS,
 }
 
 /// Delivers what is not poisoned, in one attempt.
@@ -181,5 +182,29 @@ async fn what_waits_and_is_not_dead_is_left_alone<DB: Subject>(db: TestDb<DB>) -
     let records = fixture.db.outbox().await?;
     assert_eq!(records.len(), 7);
     assert_eq!(numbers(&records[6..]), [5]);
+    Ok(())
+}
+
+/// MariaDB found no failed message at all while a transaction was about to remove any of them: what waited behind the others was
+/// delivered before them.
+async fn one_that_another_is_about_to_discard_hides_no_other<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.publish(&Counter, "discarded", [added(1)]).await?;
+    db.publish(&Counter, "kept", [added(2)]).await?;
+    let fixture = Fixture::new(db, [1, 2]);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.dead, 2);
+    fixture.db.publish(&Counter, "kept", [added(3)]).await?;
+    let discarded = fixture.letters().await?[0].record.id;
+    let mut tx = fixture.db.begin().await?;
+    assert_eq!(fixture.db.store().discard_dead_letters(&mut tx, DeadLetters::One(discarded)).await?, 1);
+
+    let listed: Vec<_> = fixture.letters().await?.iter().map(|letter| amount(&letter.record)).collect();
+    assert_eq!(listed, [1, 2]);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 0, "it was delivered before its turn");
+    tx.rollback().await?;
+
+    fixture.cure();
+    assert_eq!(fixture.retry(DeadLetters::All).await?, 2);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 3);
+    assert_eq!(fixture.sent.of("kept"), [2, 3]);
     Ok(())
 }

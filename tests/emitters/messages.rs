@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use sagastore::emitter::{Emitter, deliveries};
 use sagastore::sqlite::SqliteStore;
 use sagastore::{Envelope, MessageKind, NewOutboxRecord, OutboxRecord, OutboxRepository};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// How long a message that failed waits until it is sent again.
@@ -92,26 +93,33 @@ pub(crate) async fn deliver(
     }
 }
 
-/// Sends streams side by side, the messages of each one after another. Gives the number of failures.
+/// Between two messages of a stream, so that they are not all sent before the trouble begins.
+const PACE: Duration = Duration::from_millis(20);
+
+/// Sends streams side by side, the messages of each one after another, and the last one of each once the trouble is over. Gives
+/// the number of failures.
 pub(crate) async fn deliver_in_order<E: Emitter + Clone + 'static>(
     emitter: &E,
     streams: &[Vec<OutboxRecord>],
     within: Duration,
     mut disturb: impl AsyncFnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<usize> {
-    let mut sending = JoinSet::new();
+    let (mut sending, (trouble, is_over)) = (JoinSet::new(), watch::channel(false));
     for stream in streams {
-        let (emitter, stream) = (emitter.clone(), stream.clone());
+        let (emitter, mut stream, mut is_over) = (emitter.clone(), stream.clone(), is_over.clone());
+        let last = stream.pop().context("an empty stream")?;
         sending.spawn(async move {
             let mut failures = 0;
             for record in stream {
+                tokio::time::sleep(PACE).await;
                 failures += deliver(&emitter, vec![record], within).await?;
             }
-            anyhow::Ok(failures)
+            is_over.wait_for(|over| *over).await?;
+            anyhow::Ok(failures + deliver(&emitter, vec![last], within).await?)
         });
     }
     disturb().await?;
-    ensure!(!sending.is_empty() && sending.try_join_next().is_none(), "all was sent before the trouble was over");
+    trouble.send_replace(true);
     let mut failures = 0;
     while let Some(sent) = sending.join_next().await {
         failures += sent??;
