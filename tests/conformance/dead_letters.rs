@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, ensure};
 use sagastore::dispatcher::Dispatcher;
-use sagastore::{DeadLetter, DeadLetters, NewOutboxRecord, OutboxRepository, Result};
+use sagastore::{DeadLetter, DeadLetters, NewOutboxRecord, OutboxRepository, Result, Timestamp};
 use sqlx::Transaction;
 
 use crate::harness::sample::{Counter, added, event, numbers};
@@ -193,6 +193,14 @@ async fn one_that_another_is_about_to_discard_hides_no_other<DB: Subject>(db: Te
     let fixture = Fixture::new(db, [1, 2]);
     assert_eq!(fixture.dispatcher(1).dispatch_once().await?.dead, 2);
     fixture.db.publish(&Counter, "kept", [added(3)]).await?;
+    // Among so many that are due later, the failed ones are looked up by their index.
+    let mut tx = fixture.db.begin().await?;
+    for number in 0..200 {
+        let mut record = NewOutboxRecord::new("later", number.to_string(), event(number));
+        record.due_at = Some(Timestamp::from_micros(i64::MAX / 2));
+        fixture.db.store().save(&mut tx, &[record]).await?;
+    }
+    fixture.db.commit(tx).await?;
     let discarded = fixture.letters().await?[0].record.id;
     let mut tx = fixture.db.begin().await?;
     assert_eq!(fixture.db.store().discard_dead_letters(&mut tx, DeadLetters::One(discarded)).await?, 1);
