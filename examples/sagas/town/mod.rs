@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use sagastore::dispatcher::Dispatcher;
 use sagastore::emitter::{Emitter, emitter_fn};
 use sagastore::{
-    Backend, Envelope, InstanceId, KeySet, MessageId, MessageKind, MessageType, OutboxRecord, Persister, Saga,
+    Backend, Envelope, InstanceId, KeySet, MessageId, MessageKind, MessageType, OutboxRecord, OutboxRepository,
+    Persister, Saga,
 };
 use serde::Serialize;
 use sqlx::Pool;
@@ -28,7 +29,7 @@ const CENTS: i64 = 1_000;
 const TRANSFERS: usize = 40;
 const ORDERS: usize = 20;
 const ORDER: Order = Order { payment_within: Duration::from_millis(1_500) };
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the warehouse was asked for, each command once.
 #[derive(Clone, Default)]
@@ -109,7 +110,8 @@ async fn finish<DB: Backend>(
 ) -> Result<()> {
     let (begun, dispatcher) = (Instant::now(), Dispatcher::new(pool.clone(), sagas));
     // Each order asks for two things: to reserve, and to ship or to release.
-    while dispatcher.dispatch_once().await?.delivered > 0 || warehouse.asked().len() < 2 * ORDERS {
+    while dispatcher.dispatch_once().await?.delivered > 0 || warehouse.asked().len() < 2 * ORDERS || waits(pool).await?
+    {
         ensure!(begun.elapsed() < PATIENCE, "the sagas do not come to their ends");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -146,6 +148,12 @@ async fn finish<DB: Backend>(
         "{way}: {completed} transfers completed, {refused} refused, {given_back} given back; {ORDERS} orders ended"
     );
     Ok(())
+}
+
+/// Is there still a message in the outbox? One whose delivery failed is tried again later.
+async fn waits<DB: Backend>(pool: &Pool<DB>) -> Result<bool> {
+    let mut conn = pool.acquire().await?;
+    Ok(OutboxRepository::<DB>::stats(&DB::Store::default(), &mut conn).await?.pending > 0)
 }
 
 async fn state<DB: Backend, S: Saga>(conn: &mut DB::Connection, saga: &S, id: &str) -> Result<S::Data> {

@@ -11,9 +11,9 @@ use super::databases::{Availability, Databases};
 use super::mode::{Kind, Mode};
 use super::{Clause, CommandLine, Subject, TestDb, scaled};
 
-/// How long a clause may take.
+/// How long a clause may take before it counts as hanging, also on a slow disk.
 fn limit() -> Duration {
-    Duration::from_secs(scaled(60, 600))
+    Duration::from_secs(scaled(300, 900))
 }
 
 /// All trials.
