@@ -204,12 +204,15 @@ async fn a_read_that_is_cut_off_is_an_error_and_never_a_short_history<DB: Subjec
     }
     let mut cut = 0;
     for round in 0..scaled(20, 200) {
+        // A connection that was cut the last time may be noticed only now.
+        let mut conn = loop {
+            if let Ok(conn) = db.pool().acquire().await {
+                break conn;
+            }
+        };
         let reader = tokio::spawn({
             let (db, name) = (db.clone(), name.clone());
-            async move {
-                let mut conn = db.pool().acquire().await.unwrap();
-                db.store().read_page(&mut conn, &name, Offset::ZERO, u32::MAX).await
-            }
+            async move { db.store().read_page(&mut conn, &name, Offset::ZERO, u32::MAX).await }
         });
         tokio::time::sleep(Duration::from_millis(round % 20)).await;
         db.cut_connections().await?;
