@@ -12,6 +12,8 @@ use crate::outbox::{OutboxId, OutboxRecord};
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped counts as failed"]
 pub struct Delivery {
+    /// In its batch.
+    place: usize,
     record: Arc<OutboxRecord>,
     /// Where to report; `None` once that is done.
     reports: Option<mpsc::UnboundedSender<Report>>,
@@ -20,6 +22,7 @@ pub struct Delivery {
 /// What became of a record.
 #[derive(Debug)]
 pub(crate) struct Report {
+    pub(crate) place: usize,
     pub(crate) id: OutboxId,
     pub(crate) outcome: Result<(), DeliveryFailure>,
 }
@@ -63,8 +66,8 @@ impl DeliveryFailure {
 }
 
 impl Delivery {
-    pub(crate) fn new(record: Arc<OutboxRecord>, reports: mpsc::UnboundedSender<Report>) -> Self {
-        Self { record, reports: Some(reports) }
+    pub(crate) fn new(place: usize, record: Arc<OutboxRecord>, reports: mpsc::UnboundedSender<Report>) -> Self {
+        Self { place, record, reports: Some(reports) }
     }
 
     /// What to send.
@@ -89,7 +92,7 @@ impl Delivery {
     fn report(&mut self, outcome: Result<(), DeliveryFailure>) {
         if let Some(reports) = self.reports.take() {
             // Nobody listens once the dispatcher has stopped; the record is then delivered again.
-            let _ = reports.send(Report { id: self.record.id, outcome });
+            let _ = reports.send(Report { place: self.place, id: self.record.id, outcome });
         }
     }
 }
@@ -115,6 +118,7 @@ impl Reports {
 /// Deliveries of these records, and where an emitter's reports on them come out.
 pub fn deliveries(records: impl IntoIterator<Item = OutboxRecord>) -> (Vec<Delivery>, Reports) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let deliveries = records.into_iter().map(|record| Delivery::new(Arc::new(record), sender.clone())).collect();
+    let delivery = |(place, record)| Delivery::new(place, Arc::new(record), sender.clone());
+    let deliveries = records.into_iter().enumerate().map(delivery).collect();
     (deliveries, Reports(receiver))
 }

@@ -6,6 +6,7 @@ use sqlx::Database;
 
 use super::lanes::{OutboxTables, Selection};
 use super::{OutboxId, OutboxRecord};
+use crate::contents::Texts;
 use crate::error::{Error, Result};
 
 /// Whose order is to be kept.
@@ -20,7 +21,7 @@ impl Found {
     /// parts costs a row for each message that is left.
     pub(crate) fn keep_commits(&mut self, limit: u32) {
         let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-        let commit = |record: &OutboxRecord| OutboxId { index: 0, ..record.id };
+        let commit = |record: &OutboxRecord| record.id.commit();
         if let Some(cut) = self.records.get(wanted).map(commit) {
             self.records.truncate(wanted);
             let whole = self.records.iter().rposition(|record| commit(record) != cut);
@@ -135,9 +136,9 @@ async fn read<DB: Database, T: OutboxTables<DB> + ?Sized>(
     let mut damaged = waiting.damaged;
     let damage = |id: OutboxId, error| Damage { id, key: OrderKey::Stream(id.stream), error };
     damaged.extend(marked.damaged.into_iter().map(|(id, error)| damage(id, error)));
-    let mut records = Vec::new();
+    let (mut records, mut texts) = (Vec::new(), Texts::default());
     for commit in &marked.commits {
-        match commit.records() {
+        match commit.records(&mut texts) {
             Ok(found) => records.extend(found.into_iter().filter(|record| record.id > after)),
             Err(error) => damaged.push(damage(commit.id(), error)),
         }

@@ -11,6 +11,7 @@ use super::subscription::{self, LockRelease, SUBS_EXPIRATION_AFTER, Subscribed, 
 use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag};
 use crate::codec::check_size;
 use crate::commit::StoredCommit;
+use crate::contents::Texts;
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -39,13 +40,15 @@ impl Marked {
         }
     }
 
-    pub(super) fn records(&self) -> Result<Vec<OutboxRecord>> {
-        let mut records = Vec::new();
-        for (index, envelope) in (0_i64..).zip(self.commit.messages(&self.stream)?) {
-            let id = OutboxId { index, ..self.id() };
+    /// Its messages. The texts are those of its neighbours, which are mostly the same.
+    pub(super) fn records(&self, texts: &mut Texts) -> Result<Vec<OutboxRecord>> {
+        let (mut records, mut ids) = (Vec::new(), (0_i64..).map(|index| OutboxId { index, ..self.id() }));
+        self.commit.decode_sharing(&self.stream, texts, &mut |_, envelope| {
             let (aggregate_type, aggregate_id) = (self.aggregate_type.clone(), self.aggregate_id.clone());
-            records.push(OutboxRecord { id, aggregate_type, aggregate_id, envelope, attempts: 0 });
-        }
+            let record = |id| OutboxRecord { id, aggregate_type, aggregate_id, envelope, attempts: 0 };
+            records.extend(ids.next().map(record));
+            Ok(())
+        })?;
         Ok(records)
     }
 }
@@ -241,7 +244,7 @@ pub(crate) async fn settle<DB: Database, T: OutboxTables<DB> + ?Sized>(
     acknowledge(tables, tx, delivered).await?;
     let commits: BTreeSet<_> = failed.iter().map(|failure| failure.id).filter(OutboxId::is_of_commit).collect();
     for commit in commits {
-        split(tables, tx, OutboxId { index: 0, ..commit }, &BTreeSet::new()).await?;
+        split(tables, tx, commit.commit(), &[]).await?;
     }
     for failure in failed {
         tables.note_failure(tx, failure).await?;
@@ -256,32 +259,31 @@ async fn acknowledge<DB: Database, T: OutboxTables<DB> + ?Sized>(
     tx: &mut Transaction<'_, DB>,
     ids: &[OutboxId],
 ) -> Result<u64> {
-    let mut by_commit: BTreeMap<OutboxId, BTreeSet<OutboxId>> = BTreeMap::new();
-    let mut slow = Vec::new();
-    for id in ids {
-        if id.is_of_commit() {
-            by_commit.entry(OutboxId { index: 0, ..*id }).or_default().insert(*id);
-        } else {
-            slow.push(*id);
-        }
-    }
+    let (mut of_commits, mut slow): (Vec<OutboxId>, Vec<OutboxId>) = ids.iter().partition(|id| id.is_of_commit());
+    of_commits.sort_unstable();
+    of_commits.dedup();
     // Few numbers, since a batch bounds their sum: most often one is all there is.
-    let mut by_count: BTreeMap<u32, Vec<OutboxId>> = BTreeMap::new();
-    for (commit, ids) in &by_commit {
-        by_count.entry(u32::try_from(ids.len()).unwrap_or(u32::MAX)).or_default().push(*commit);
+    let mut by_count: BTreeMap<usize, Vec<&[OutboxId]>> = BTreeMap::new();
+    for acknowledged in of_commits.chunk_by(|one, next| one.commit() == next.commit()) {
+        by_count.entry(acknowledged.len()).or_default().push(acknowledged);
     }
     let mut gone = 0;
-    for (messages, commits) in &by_count {
-        let whole = tables.unmark(tx, commits, Some(*messages)).await?;
-        gone += whole * u64::from(*messages);
-        if whole < u64::try_from(commits.len()).unwrap_or(u64::MAX) {
-            for commit in tables.marked_among(tx, commits).await? {
-                if let Some(acknowledged) = by_commit.remove(&commit) {
-                    gone += split(tables, tx, commit, &acknowledged).await?;
-                }
+    for (messages, alike) in by_count {
+        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        let commits: Vec<_> = alike.iter().filter_map(|ids| ids.first()).map(OutboxId::commit).collect();
+        let whole = tables.unmark(tx, &commits, Some(messages)).await?;
+        gone += whole * u64::from(messages);
+        if whole == u64::try_from(commits.len()).unwrap_or(u64::MAX) {
+            continue;
+        }
+        let marked = tables.marked_among(tx, &commits).await?;
+        for (commit, acknowledged) in commits.into_iter().zip(alike) {
+            if marked.contains(&commit) {
+                gone += split(tables, tx, commit, acknowledged).await?;
+            } else {
+                // It was split before, perhaps by another transaction just now: what is left of it is in the slow lane.
+                slow.extend(acknowledged);
             }
-            // Others were split before, perhaps by another transaction just now: what is left of them is in the slow lane.
-            slow.extend(commits.iter().filter_map(|commit| by_commit.remove(commit)).flatten());
         }
     }
     if !slow.is_empty() {
@@ -295,14 +297,13 @@ async fn split<DB: Database, T: OutboxTables<DB> + ?Sized>(
     tables: &T,
     tx: &mut Transaction<'_, DB>,
     commit: OutboxId,
-    acknowledged: &BTreeSet<OutboxId>,
+    acknowledged: &[OutboxId],
 ) -> Result<u64> {
     let Some(marked) = tables.lock_marked(tx, commit).await? else {
-        let acknowledged: Vec<_> = acknowledged.iter().copied().collect();
-        return if acknowledged.is_empty() { Ok(0) } else { tables.delete(tx, &acknowledged).await };
+        return if acknowledged.is_empty() { Ok(0) } else { tables.delete(tx, acknowledged).await };
     };
     let (left, gone): (Vec<_>, Vec<_>) =
-        marked.records()?.into_iter().partition(|record| !acknowledged.contains(&record.id));
+        marked.records(&mut Texts::default())?.into_iter().partition(|record| !acknowledged.contains(&record.id));
     for record in left {
         let OutboxRecord { id, aggregate_type, aggregate_id, envelope, .. } = record;
         let partition = id.stream % OUTBOX_PARTITIONS;

@@ -60,6 +60,11 @@ impl OutboxId {
     pub(crate) fn is_of_commit(&self) -> bool {
         self.row == 0 && self.index < TIMEOUT_INDEX_BASE
     }
+
+    /// The commit whose message it is.
+    pub(crate) fn commit(&self) -> Self {
+        Self { index: 0, ..*self }
+    }
 }
 
 /// A record in the outbox.
