@@ -13,7 +13,7 @@ use super::{Clause, CommandLine, Subject, TestDb, scaled};
 
 /// How long a clause may take before it counts as hanging, also on a slow disk.
 fn limit() -> Duration {
-    Duration::from_secs(scaled(300, 900))
+    Duration::from_secs(scaled(300, 3_600))
 }
 
 /// All trials.
