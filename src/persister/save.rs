@@ -316,12 +316,6 @@ impl<DB: Database> Persister<DB> {
         prepared: &Prepared,
     ) -> Result<()> {
         let stream = &unit.stream;
-        // Before the timeouts, so that one that is due at once comes after them, as in a store that keeps both.
-        if let (Some(outbox), true) = (&self.outbox, unit.recorder.uses_outbox()) {
-            let record = |message| NewOutboxRecord::of_saga(stream, message);
-            let records: Vec<_> = unit.recorder.recorded().iter().cloned().map(record).collect();
-            outbox.save(tx, &records).await?;
-        }
         let changes = match prepared.timeouts {
             TimeoutPlan::None => &[],
             TimeoutPlan::AsAsked => unit.timeouts.as_slice(),
@@ -330,6 +324,11 @@ impl<DB: Database> Persister<DB> {
         if !changes.is_empty() {
             let commit = unit.head.commit_number.checked_add(1)?;
             self.store.change_timeouts(tx, stream, commit, changes).await?;
+        }
+        if let (Some(outbox), true) = (&self.outbox, unit.recorder.uses_outbox()) {
+            let record = |message| NewOutboxRecord::of_saga(stream, message);
+            let records: Vec<_> = unit.recorder.recorded().iter().cloned().map(record).collect();
+            outbox.save(tx, &records).await?;
         }
         if let Snapshots::Separate(repository) = &self.snapshots {
             if let Some(snapshot) = &prepared.snapshot {

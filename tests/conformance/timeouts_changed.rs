@@ -132,7 +132,10 @@ async fn all_are_cancelled_at_once<DB: Subject>(db: TestDb<DB>) -> Clause {
     assert_eq!((db.timeout_names("a").await?, db.timeouts("b").await?.len()), (vec!["after".into()], 3));
     db.let_an_hour_pass().await?;
     let sent = relay(&db).await?;
-    assert_eq!((sent.of("a"), sent.of("b").len()), (vec![7, 5], 3));
+    // Their order is another matter: an outbox of its own has none with timeouts.
+    let mut of_a = sent.of("a");
+    of_a.sort_unstable();
+    assert_eq!((of_a, sent.of("b").len()), (vec![5, 7], 3));
     Ok(())
 }
 

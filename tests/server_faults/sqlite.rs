@@ -1,7 +1,7 @@
 //! SQLite.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sagastore::{Persister, sqlite};
 use sqlx::error::DatabaseError;
@@ -16,6 +16,10 @@ use super::site::{Patience, Site, raw_sql_verbs};
 /// Shorter than others hold the file at times.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS: u32 = 6;
+/// What says that others hold the file, and how long it is tried again when it is to be opened.
+const BUSY: &str = "5";
+const OPENED_WITHIN: Duration = Duration::from_secs(30);
+const OPENED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// More pages than any run fills.
 const MOST_PAGES: u32 = 1_000_000_000;
 
@@ -52,7 +56,16 @@ impl Site for Sqlite {
                 sqlx::raw_sql(limit).execute(conn).await.map(|_| true)
             })
         });
-        Ok(pool.connect_with(options).await?)
+        let began = Instant::now();
+        loop {
+            match pool.clone().connect_with(options.clone()).await {
+                // The load may be started while the file is held, or while another connection recovers it.
+                Err(sqlx::Error::Database(error)) if Self::code(&*error) == BUSY && began.elapsed() < OPENED_WITHIN => {
+                    tokio::time::sleep(OPENED_AGAIN_AFTER).await;
+                }
+                opened => return Ok(opened?),
+            }
+        }
     }
 
     /// Without what extends it.
