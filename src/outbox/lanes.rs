@@ -276,7 +276,7 @@ async fn acknowledge<DB: Database, T: OutboxTables<DB> + ?Sized>(
         if whole == u64::try_from(commits.len()).unwrap_or(u64::MAX) {
             continue;
         }
-        let marked = tables.marked_among(tx, &commits).await?;
+        let marked: BTreeSet<_> = tables.marked_among(tx, &commits).await?.into_iter().collect();
         for (commit, acknowledged) in commits.into_iter().zip(alike) {
             if marked.contains(&commit) {
                 gone += split(tables, tx, commit, acknowledged).await?;

@@ -205,10 +205,9 @@ async fn a_read_that_is_cut_off_is_an_error_and_never_a_short_history<DB: Subjec
     let mut cut = 0;
     for round in 0..scaled(20, 200) {
         // A connection that was cut the last time may be noticed only now.
-        let mut conn = loop {
-            if let Ok(conn) = db.pool().acquire().await {
-                break conn;
-            }
+        let mut conn = match db.pool().acquire().await {
+            Ok(conn) => conn,
+            Err(_) => db.pool().acquire().await?,
         };
         let reader = tokio::spawn({
             let (db, name) = (db.clone(), name.clone());

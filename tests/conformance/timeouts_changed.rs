@@ -8,7 +8,7 @@ use sagastore::{DeadLetters, Envelope, Error, MessageStore, OutboxRepository, Sa
 
 use crate::harness::sample::{Counter, Order, OrderCommand, OrderData, OrderEvent, added, note};
 use crate::harness::{
-    Clause, HOUR, Relay, Sent, Subject, TestDb, amount, assert_error, attempts, clauses, quick, stream_of,
+    Clause, FUSED, HOUR, Relay, Sent, Subject, TestDb, amount, assert_error, attempts, clauses, quick, stream_of,
 };
 
 clauses! {
@@ -132,10 +132,12 @@ async fn all_are_cancelled_at_once<DB: Subject>(db: TestDb<DB>) -> Clause {
     assert_eq!((db.timeout_names("a").await?, db.timeouts("b").await?.len()), (vec!["after".into()], 3));
     db.let_an_hour_pass().await?;
     let sent = relay(&db).await?;
-    // Their order is another matter: an outbox of its own has none with timeouts.
     let mut of_a = sent.of("a");
-    of_a.sort_unstable();
-    assert_eq!((of_a, sent.of("b").len()), (vec![5, 7], 3));
+    if !FUSED.contains(&db.mode()) {
+        // An outbox of its own promises no order between its messages and timeouts.
+        of_a.sort_unstable_by(|one, other| other.cmp(one));
+    }
+    assert_eq!((of_a, sent.of("b").len()), (vec![7, 5], 3));
     Ok(())
 }
 
