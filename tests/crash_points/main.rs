@@ -142,7 +142,7 @@ fn seed() -> u64 {
     static SEED: LazyLock<u64> = LazyLock::new(|| {
         let seed = std::env::var("SAGASTORE_CRASH_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        println!("SAGASTORE_CRASH_SEED={seed}");
+        println!("crash points: SAGASTORE_CRASH_SEED={seed}");
         seed
     });
     *SEED
