@@ -1,5 +1,5 @@
 //! As many units of work over a million instances as a given time allows: how long an append and a load take as the tables
-//! grow, what the program holds on to, and whether half of an inbox can be forgotten meanwhile.
+//! grow, what the program holds on to, whether half of an inbox can be forgotten meanwhile, and whether all is delivered in order.
 //!
 //! It takes 40 minutes on each database, or SAGASTORE_SCALE_SECONDS, and runs only with SAGASTORE_LONG=1. Databases are chosen
 //! as in the conformance suite. SQLite flushes its log at checkpoints only.
@@ -14,6 +14,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 #[path = "../conformance/harness/arguments.rs"]
 mod arguments;
 mod ask;
+mod deliveries;
 mod held;
 mod load;
 mod purge;
@@ -46,11 +47,13 @@ fn trial<DB: Ask>() -> Trial {
             return Ok(Completion::ignored_with("it is part of the long runs"));
         }
         let only = std::env::var("SAGASTORE_TEST_ONLY").unwrap_or_default();
-        if !only.is_empty() && !only.split(',').any(|name| name.trim() == DB::KIND) {
+        let named = only.split(',').any(|name| name.trim() == DB::KIND);
+        if !only.is_empty() && !named {
             return Ok(Completion::ignored_with("SAGASTORE_TEST_ONLY does not name it"));
         }
         if let Some(missing) = DB::VARIABLE.filter(|variable| std::env::var(variable).is_err()) {
-            return Ok(Completion::ignored_with(format!("{missing} is not set")));
+            let missing = format!("{missing} is not set");
+            return if named { Err(Failed::from(missing)) } else { Ok(Completion::ignored_with(missing)) };
         }
         match runtime().block_on(load::run::<DB>(length())) {
             Ok(()) => Ok(Completion::Completed),

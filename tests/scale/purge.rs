@@ -29,11 +29,6 @@ pub(crate) async fn half<DB: Ask>(pool: &Pool<DB>, length: Duration) -> anyhow::
     Ok((forgotten, longest))
 }
 
-/// All that was recorded for the outbox.
-pub(crate) async fn all_messages<DB: Ask>(pool: &Pool<DB>) -> anyhow::Result<u64> {
-    Ok(DB::number(pool, "SELECT COUNT(*) FROM saga_commit").await?.try_into()?)
-}
-
 pub(crate) async fn findings<DB: Ask>(pool: &Pool<DB>) -> anyhow::Result<u32> {
     let mut found = 0;
     check_data(pool, &mut |finding| {
