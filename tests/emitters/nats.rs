@@ -144,16 +144,17 @@ async fn all_delivered(emitter: &impl Emitter, records: &[OutboxRecord]) -> Outc
     Ok(())
 }
 
-/// Every kept message is that of a record: id, payload, headers and subject.
+/// Of each record one message is kept, and no other: id, payload, headers and subject.
 fn check_whole(kept: &[StreamMessage], records: &[OutboxRecord], prefix: &str) -> Outcome {
-    let by_id: BTreeMap<String, &OutboxRecord> = records.iter().map(|record| (id_of(record), record)).collect();
-    assert_eq!(kept.len(), records.len());
+    let mut missing: BTreeMap<String, &OutboxRecord> = records.iter().map(|record| (id_of(record), record)).collect();
     for message in kept {
-        let record = by_id[message.headers.get("Nats-Msg-Id").context("no message id")?.as_str()];
+        let id = message.headers.get("Nats-Msg-Id").context("no message id")?.as_str();
+        let record = missing.remove(id).with_context(|| format!("{id} is kept twice, or of no record"))?;
         assert_eq!(message.payload, record.payload());
         assert_eq!(read_headers(&message.headers)?, record.headers());
         assert_eq!(message.subject.as_str(), format!("{prefix}.{}", default_topic(record)));
     }
+    ensure!(missing.is_empty(), "not kept: {:?}", missing.keys());
     Ok(())
 }
 

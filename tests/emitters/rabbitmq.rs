@@ -122,12 +122,12 @@ async fn all_delivered(emitter: &impl Emitter, records: &[OutboxRecord]) -> Outc
     Ok(())
 }
 
-/// Every message taken is that of a record: payload, properties, headers and routing key.
+/// Of each record one message was taken, and no other: payload, properties, headers and routing key.
 fn check_whole(taken: &[BasicGetMessage], records: &[OutboxRecord]) -> Outcome {
-    let by_id: BTreeMap<String, &OutboxRecord> = records.iter().map(|record| (id_of(record), record)).collect();
-    assert_eq!(taken.len(), records.len());
+    let mut missing: BTreeMap<String, &OutboxRecord> = records.iter().map(|record| (id_of(record), record)).collect();
     for message in taken {
-        let record = by_id[&message_id(message).context("no message id")?];
+        let id = message_id(message).context("no message id")?;
+        let record = missing.remove(&id).with_context(|| format!("{id} was taken twice, or is of no record"))?;
         let (delivery, envelope) = (&message.delivery, &record.envelope);
         assert_eq!(delivery.data, record.payload());
         assert_eq!(delivery.routing_key.as_str(), format!("good.{}", default_topic(record)));
@@ -142,6 +142,7 @@ fn check_whole(taken: &[BasicGetMessage], records: &[OutboxRecord]) -> Outcome {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         assert_eq!(headers, expected);
     }
+    ensure!(missing.is_empty(), "not taken: {:?}", missing.keys());
     Ok(())
 }
 

@@ -15,16 +15,20 @@ fn line(what: &str, text: &str) -> String {
     format!("{{\"crc\":{},\"{what}\":{text}}}\n", crc32fast::hash(text.as_bytes()))
 }
 
-/// The lines of an export with one value of the first commit, or of the stream, changed.
+/// The lines of an export with one value of the first commit, or of the stream, changed, and all checksums right.
 fn forged(lines: &[Value], what: &str, pointer: &str, value: Value) -> String {
     let mut lines = lines.to_vec();
     let place = lines.iter_mut().find_map(|line| line.get_mut(what)).unwrap();
     *place.pointer_mut(pointer).unwrap_or_else(|| panic!("there is no {pointer}")) = value;
-    let text = |line: &Value| {
-        let (what, text) = line.as_object().unwrap().iter().find(|(name, _)| *name != "crc").unwrap();
-        self::line(what, &text.to_string())
-    };
-    lines.iter().map(text).collect()
+    let (end, lines) = lines.split_last_mut().unwrap();
+    let lines: String = lines.iter().map(written).collect();
+    end["end"]["crc"] = json!(crc32fast::hash(lines.as_bytes()));
+    lines + &written(end)
+}
+
+fn written(line: &Value) -> String {
+    let (what, text) = line.as_object().unwrap().iter().find(|(name, _)| *name != "crc").unwrap();
+    self::line(what, &text.to_string())
 }
 
 pub(crate) async fn are_refused<DB: Site>() -> anyhow::Result<()> {
@@ -45,7 +49,8 @@ pub(crate) async fn are_refused<DB: Site>() -> anyhow::Result<()> {
         header.clone() + &line("commit", &nested),
         header.clone() + &line("stream", &format!("{{\"name\":{nested}}}")),
         format!("{nested}\n"),
-        header.replace(":1}", ":18446744073709551616}"),
+        line("header", "{\"sagastore_export\":18446744073709551616}"),
+        forged(&lines, "header", "/sagastore_export", json!(u32::MAX)),
     ];
     let names = [json!("a\0b"), json!(""), json!("x".repeat(10_000)), json!(1), json!(null)];
     forgeries.extend(names.into_iter().map(|name| forged(&lines, "stream", "/name", name)));
@@ -70,7 +75,8 @@ pub(crate) async fn are_refused<DB: Site>() -> anyhow::Result<()> {
         let verified = run(&to.url, &["verify-replay", &file])?;
         ensure!([0, 1].contains(&verified.status), "forgery {number}: {verified:?}");
     }
-    std::fs::write(&file, &text)?;
+    // Refused for what was changed, and for nothing else.
+    std::fs::write(&file, forged(&lines, "commit", "/number", json!(1)))?;
     ensure!(fine(&to.url, &["import", &file])?.out.contains("imported 1 commits"), "the true one");
     pool.close().await;
 

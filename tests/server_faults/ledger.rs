@@ -27,6 +27,8 @@ pub(crate) enum Told {
     Failed(MessageId, bool, String),
     /// It was granted a lease on a resource, with this token.
     Granted(String, i64),
+    /// It wrote under a lock on a resource, with this number.
+    Wrote(String, i64),
     /// A fenced write was refused.
     Refused(String),
     /// A fenced write found that of a later holder there.
@@ -92,6 +94,7 @@ impl fmt::Display for Entry {
             Told::Again(message) => write!(f, "again {message}"),
             Told::Failed(message, maybe, why) => write!(f, "failed {message} {maybe} {}", one_line(why)),
             Told::Granted(resource, token) => write!(f, "granted {resource} {token}"),
+            Told::Wrote(resource, number) => write!(f, "wrote {resource} {number}"),
             Told::Refused(resource) => write!(f, "refused {resource}"),
             Told::Overlap(what) => write!(f, "overlap {}", one_line(what)),
             Told::Went => write!(f, "went"),
@@ -120,6 +123,7 @@ impl FromStr for Entry {
                 "again" => Told::Again(part()?.parse()?),
                 "failed" => Told::Failed(part()?.parse()?, part()?.parse()?, part()?.to_owned()),
                 "granted" => Told::Granted(part()?.to_owned(), part()?.parse()?),
+                "wrote" => Told::Wrote(part()?.to_owned(), part()?.parse()?),
                 "refused" => Told::Refused(part()?.to_owned()),
                 "overlap" => Told::Overlap(rest.to_owned()),
                 "went" => Told::Went,

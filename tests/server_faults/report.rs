@@ -12,7 +12,6 @@ use super::place::Place;
 use super::reconcile::{self, Outcome};
 use super::site::Site;
 
-pub(crate) const NO_CLOCK: &str = "steps of a client's clock (no tool of the system shifts that of one process)";
 pub(crate) const NO_DISK: &str = "a full disk (there is no small disk: tests/run makes one, as root)";
 
 /// How soon each client must get what it wants once nothing fails any more: within the wait for a connection and that for
@@ -28,7 +27,7 @@ pub(crate) struct Report {
     pub(crate) seed: u64,
     pub(crate) length: Duration,
     pub(crate) done: Done,
-    pub(crate) not_run: Vec<&'static str>,
+    pub(crate) not_run: Option<&'static str>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -62,7 +61,7 @@ pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place) -> anyhow:
     for (kind, (count, first)) in &outcome.errors {
         println!("server faults: {}: {count} times {kind}, such as: {first}", DB::KIND);
     }
-    for what in &not_run {
+    if let Some(what) = not_run {
         println!("server faults: {}: not run: {what}", DB::KIND);
     }
     let mut faults_text: Vec<_> = faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();

@@ -167,8 +167,7 @@ impl Injector {
         File::create(self.place.finish())?;
         let ended = self.load.ended(journal::DRAINED_WITHIN * 2).await?;
         ensure!(ended.success(), "the load ended with {ended}");
-        let mut not_run = vec![report::NO_CLOCK];
-        not_run.extend(self.disk.is_none().then_some(report::NO_DISK));
+        let not_run = self.disk.is_none().then_some(report::NO_DISK);
         let log = self.largest_log;
         ensure!(log >= LARGE_LOG, "the largest log at a kill had {log} bytes");
         let notes = vec![format!("largest log at a kill {} MiB", log / 1024 / 1024)];

@@ -18,8 +18,8 @@ pub(crate) fn resources() -> impl Iterator<Item = &'static str> {
 /// What a write found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Nothing of a later holder.
-    Fine,
+    /// Nothing of a later holder. The write has this number.
+    Fine(i64),
     /// A later holder's token: it should have been refused.
     Later(i64),
 }
@@ -47,7 +47,7 @@ pub(crate) async fn write<DB: Site>(mut tx: Transaction<'_, DB>, resource: &str,
     );
     DB::execute(&mut tx, sql).await.map_err(classify::<DB>)?;
     tx.commit().await.map_err(classify::<DB>)?;
-    Ok(Found::Fine)
+    Ok(Found::Fine(number))
 }
 
 pub(crate) async fn begin<DB: Site>(pool: &Pool<DB>) -> Result<Transaction<'static, DB>, Error> {

@@ -122,7 +122,7 @@ impl<DB: Site> Client<DB> {
         let mut tx = guarded::begin(self.load.pool(self.number)).await?;
         fence.hold(&mut tx).await?;
         match guarded::write::<DB>(tx, resource, fence.token.get()).await? {
-            Found::Fine => self.load.tell(&self.name, Told::Went),
+            Found::Fine(number) => self.load.tell(&self.name, Told::Wrote(resource.to_owned(), number)),
             Found::Later(last) => {
                 let overlap = format!("{resource}: token {} wrote after {last}", fence.token);
                 self.load.tell(&self.name, Told::Overlap(overlap));

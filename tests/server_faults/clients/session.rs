@@ -91,7 +91,7 @@ async fn write(
         None => guarded::last::<Postgres>(&mut tx, resource).await?.0 + 1,
     };
     match guarded::write::<Postgres>(tx, resource, token).await? {
-        Found::Fine => load.tell(name, Told::Went),
+        Found::Fine(number) => load.tell(name, Told::Wrote(resource.to_owned(), number)),
         Found::Later(last) => {
             load.tell(name, Told::Overlap(format!("{resource}: hold {token} wrote after {last}")));
         }

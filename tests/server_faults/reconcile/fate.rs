@@ -78,7 +78,7 @@ impl Fates {
                 self.note(why);
             }
             Told::Erred(why) => self.note(why),
-            Told::Granted(..) | Told::Refused(_) | Told::Overlap(_) | Told::Went => {}
+            Told::Granted(..) | Told::Wrote(..) | Told::Refused(_) | Told::Overlap(_) | Told::Went => {}
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ pub(crate) async fn reconcile<DB: Site>(place: &Place) -> anyhow::Result<Outcome
     outcome.deliveries = Deliveries::compare(&stored.streams, &journal::read(&place.journal())?)?;
     outcome.tokens = leases::check(&entries)?;
     outcome.refused = entries.iter().filter(|entry| matches!(entry.told, ledger::Told::Refused(_))).count();
-    outcome.fenced_writes = locks::check(&pool).await?;
+    outcome.fenced_writes = locks::check(&pool, &entries).await?;
     outcome.snapshots = check(&pool).await?;
     pool.close().await;
     Ok(outcome)
