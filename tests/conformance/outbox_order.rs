@@ -25,7 +25,7 @@ fn amounts(records: &[OutboxRecord]) -> BTreeMap<String, Vec<i64>> {
     amounts
 }
 
-/// All records, read in batches of this size, which must be full until the end.
+/// All records, read in batches of this size at most.
 async fn in_batches<DB: Subject>(db: &TestDb<DB>, batch_size: u32) -> anyhow::Result<Vec<OutboxRecord>> {
     let (mut conn, mut records) = (db.conn().await?, Vec::<OutboxRecord>::new());
     loop {

@@ -3,6 +3,7 @@
 //! On a server nothing comes of it, since only the database's clock counts. SQLite has no other clock than that of the
 //! process, so there it may not last: leases expire and timeouts come when the clock says so, and no message is lost.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,7 @@ impl Course {
         }
         ensure!(notes.tokens.is_sorted(), "the tokens do not rise: {:?}", notes.tokens);
         ensure!(told.repeats == 0, "messages were delivered twice: a dispatcher lost its lease early");
+        ensure!(notes.due_again.is_empty(), "timeouts were delivered twice: {:?}", notes.due_again);
         for elapsed in notes.due.values() {
             let seconds = DUE.as_secs_f64() - TICKS..LATEST;
             ensure!(seconds.contains(elapsed), "a timeout was moved: it was delivered after {elapsed} s");
@@ -163,8 +165,10 @@ struct Notes {
     tokens: Vec<i64>,
     committed: HashMap<String, i64>,
     scheduled: HashSet<String>,
-    /// After so many seconds.
+    /// After so many seconds, the first time.
     due: HashMap<String, f64>,
+    /// Delivered once more.
+    due_again: Vec<String>,
     finished: usize,
 }
 
@@ -179,12 +183,19 @@ impl Notes {
                 ["token", token] => self.tokens.push(token.parse()?),
                 ["committed", stream, count] => drop(self.committed.insert(stream.to_owned(), count.parse()?)),
                 ["scheduled", timer] => drop(self.scheduled.insert(timer.to_owned())),
-                ["due", timer, elapsed] => drop(self.due.insert(timer.to_owned(), elapsed.parse()?)),
+                ["due", timer, elapsed] => self.deliver(timer, elapsed.parse()?),
                 ["finished"] => self.finished += 1,
                 _ => bail!("a torn line: {line:?}"),
             }
         }
         Ok(())
+    }
+
+    fn deliver(&mut self, timer: &str, elapsed: f64) {
+        match self.due.entry(timer.to_owned()) {
+            Entry::Vacant(first) => drop(first.insert(elapsed)),
+            Entry::Occupied(_) => self.due_again.push(timer.to_owned()),
+        }
     }
 
     fn step(&mut self, process: &str, time: f64) {

@@ -49,14 +49,15 @@ fn runtime() -> Runtime {
 }
 
 fn trials_on<DB: Site>() -> [Trial; 4] {
+    let on_clocks = if clocked::has_clock_of_process::<DB>() {
+        "clocks_that_step_lose_no_message_and_repeat_no_token"
+    } else {
+        "clocks_that_step_move_no_lease_and_no_timeout"
+    };
     [
         trial::<DB, _>("paused_and_killed_dispatchers_lose_nothing_and_keep_the_order", chaos::run::<DB>),
         trial::<DB, _>("a_long_backlog_is_relayed_in_little_memory", backlog::run::<DB>),
-        trial_needing::<DB, _>(
-            Some(clocks::LIBRARY),
-            "clocks_that_step_move_no_lease_and_no_timeout",
-            clocks::run::<DB>,
-        ),
+        trial_needing::<DB, _>(Some(clocks::LIBRARY), on_clocks, clocks::run::<DB>),
         trial::<DB, _>("a_long_history_is_replayed_in_little_memory", long_history::run::<DB>),
     ]
 }

@@ -1,5 +1,7 @@
 //! Databases of a test's own.
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use std::io::Write;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
@@ -34,20 +36,26 @@ pub(crate) struct OnServer<DB: sqlx::Database> {
     name: String,
 }
 
-/// The URL of a server; a sentence on standard error if there is none.
+/// Not by print!, which is not seen of a test that passes.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn say_not_run(database: &str, why: &str) {
+    writeln!(std::io::stdout(), "not run: {database} ({why})").unwrap();
+}
+
+/// The URL of a server; a sentence on standard output if there is none.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn url(variable: &str, database: &str) -> Option<String> {
     let only = std::env::var("SAGASTORE_TEST_ONLY").unwrap_or_default();
     let only: Vec<_> = only.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     let is_asked_for = only.contains(&database);
     if !only.is_empty() && !is_asked_for {
-        eprintln!("not run: {database} (SAGASTORE_TEST_ONLY does not name it)");
+        say_not_run(database, "SAGASTORE_TEST_ONLY does not name it");
         return None;
     }
     let url = std::env::var(variable).ok();
     assert!(url.is_some() || !is_asked_for, "SAGASTORE_TEST_ONLY names {database}, and {variable} is not set");
     if url.is_none() {
-        eprintln!("not run: {database} ({variable} is not set)");
+        say_not_run(database, &format!("{variable} is not set"));
     }
     url
 }

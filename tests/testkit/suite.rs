@@ -1,7 +1,7 @@
 //! The suite for stores passes on the built-in ones.
 //!
 //! Servers are found by SAGASTORE_TEST_POSTGRES_URL and SAGASTORE_TEST_MYSQL_URL. Without one its test says on standard
-//! error that it did not run; if SAGASTORE_TEST_ONLY names the database, it fails.
+//! output that it did not run; if SAGASTORE_TEST_ONLY names the database, it fails.
 
 use std::sync::Arc;
 
