@@ -12,9 +12,11 @@ use crate::pool::{STATEMENT_CACHE, server_options};
 /// | `idle_in_transaction_session_timeout` one minute | a transaction that its holder forgot keeps streams locked, holds up readers of the global order, and keeps dead rows from being vacuumed; the server ends it, and its holder is told [`Error::Timeout`](crate::Error::Timeout) or [`Error::Disconnected`](crate::Error::Disconnected) |
 /// | statement cache [`STATEMENT_CACHE`] | no statement is parsed twice |
 ///
-/// Address, role and TLS stay as they are given. Behind a pooler of transactions leave this function out: such a pooler takes no
-/// settings of a session, and needs `statement_cache_capacity(0)`. With that, sqlx 0.9 prepares each statement anew and leaves it behind,
-/// with up to 70 KiB of the server's memory: have the pooler replace or reset its connections to the server after some thousand statements.
+/// Address, role and TLS stay as they are given. Leave this function out behind a pooler of transactions, which takes no settings of a
+/// session. Such a pooler must keep apart whose prepared statements are whose, as PgBouncer does from 1.21 on if
+/// `max_prepared_statements` is not 0, but not before: it would run the statement of one client in place of another's.
+/// `statement_cache_capacity(0)` does not help there, because sqlx 0.9 then still gives each statement a name, and never closes it:
+/// each call leaves up to 70 KiB in the memory of the server.
 ///
 /// ```no_run
 /// # async fn f() -> sqlx::Result<()> {

@@ -14,7 +14,8 @@ const DOING: &str = "waiting for a lock inside a transaction (which is now abort
 /// being dropped, and those taken after a savepoint when that is rolled back.
 ///
 /// The keys are those of session locks: each kind excludes the other. The same key can be locked
-/// again in the same transaction. It works through a pooler of transactions, too.
+/// again in the same transaction. It works through a pooler of transactions, too, if that
+/// [keeps prepared statements apart](crate::postgres::connect_options).
 ///
 /// A transaction is asked for, so there is no such lock without one:
 /// ```compile_fail

@@ -51,7 +51,7 @@ pub(crate) enum Mode {
     /// A file, with a persister whose store, snapshots and outbox are separate parts.
     SqliteParts,
     Postgres,
-    /// Without prepared statements, as behind a pooler of transactions.
+    /// Each statement is prepared anew, so that none is run by a plan made for other arguments.
     PostgresUnprepared,
     Mysql,
     /// With a global order, which is an option there.
@@ -100,6 +100,7 @@ pub(crate) const GLOBAL_ORDER: &[Mode] =
 /// As the one before, with several connections.
 pub(crate) const GLOBAL_ORDER_SEVERAL_CONNECTIONS: &[Mode] = &[Mode::SqliteFile, Mode::Postgres, Mode::MysqlOrdered];
 pub(crate) const SQLITE: &[Mode] = &[Mode::SqliteFile, Mode::SqliteMemory, Mode::SqliteParts];
+pub(crate) const SQLITE_MEMORY: &[Mode] = &[Mode::SqliteMemory];
 pub(crate) const SQLITE_FILE: &[Mode] = &[Mode::SqliteFile];
 pub(crate) const POSTGRES: &[Mode] = &[Mode::Postgres];
 pub(crate) const MYSQL: &[Mode] = &[Mode::Mysql];

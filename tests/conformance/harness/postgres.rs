@@ -10,6 +10,8 @@ use super::subject::{Home, Subject, TextRow, raw_sql_verbs, server_url};
 
 /// How long an operation waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection lives that leaves each of its statements behind at the server.
+const UNPREPARED_LIFETIME: Duration = Duration::from_secs(10);
 
 async fn administrator() -> anyhow::Result<PgConnection> {
     Ok(server_url(Kind::Postgres)?.parse::<PgConnectOptions>()?.connect().await?)
@@ -20,8 +22,11 @@ pub(super) async fn ping(url: &str) -> anyhow::Result<()> {
 }
 
 async fn connect_with(options: PgConnectOptions, connections: u32) -> anyhow::Result<Pool<Postgres>> {
-    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-    Ok(pool.connect_with(options).await?)
+    Ok(pool_options(connections).connect_with(options).await?)
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT)
 }
 
 fn quoted(name: &str) -> String {
@@ -59,6 +64,10 @@ impl Subject for Postgres {
     }
 
     async fn connect(home: &Home<Self>, connections: u32) -> anyhow::Result<Pool<Self>> {
+        if home.mode == Mode::PostgresUnprepared {
+            let pool = pool_options(connections).max_lifetime(UNPREPARED_LIFETIME);
+            return Ok(pool.connect_with(home.options.clone()).await?);
+        }
         connect_with(home.options.clone(), connections).await
     }
 
