@@ -50,8 +50,8 @@ mod transfer {
 /// Kept from the public: it may change with every release.
 pub(crate) mod schema {
     use async_trait::async_trait;
+    use sqlx::Database;
     use sqlx::migrate::{MigrateError, Migrator};
-    use sqlx::{Database, Pool};
 
     use crate::error::Result;
 
@@ -70,12 +70,12 @@ pub(crate) mod schema {
         }
 
         /// The newest applied migration; `None` if there is no migrations table.
-        async fn applied_version(pool: &Pool<Self>) -> Result<Option<i64>>;
+        async fn applied_version(conn: &mut Self::Connection) -> Result<Option<i64>>;
 
         /// What must be mended after a restore, run at the end of every migration.
-        async fn after_migrating(pool: &Pool<Self>) -> Result<()>;
+        async fn after_migrating(conn: &mut Self::Connection) -> Result<()>;
 
         /// Removes all that the migrations made.
-        async fn drop_all(pool: &Pool<Self>) -> Result<()>;
+        async fn drop_all(conn: &mut Self::Connection) -> Result<()>;
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! There is no timer and no thread. Who finds nobody writing writes its own unit of work at once, on its own
 //! connection, as it would without a queue. When it is done, or dropped, that connection is handed to a task
-//! which writes what has gathered meanwhile, group after group, and ends when nobody waits any more; then the
-//! connection goes back to its pool.
+//! which writes what has gathered meanwhile, and hands it on to a task for the next group. When nobody waits any more the
+//! connection goes back to its pool. Each task runs on the runtime of one who waits for it: another one may not be
+//! driven any more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,7 @@ struct State {
 
 struct Waiting {
     unit: OwnedCommit,
+    runtime: Handle,
     answer: oneshot::Sender<Result<Option<Head>>>,
     /// Given back when it is answered, also if nobody listens any more.
     _place: Place,
@@ -101,7 +103,7 @@ impl<DB: Database> CommitQueue<DB> {
         let mut state = self.0.lock();
         if state.writing {
             let (answer, receiver) = oneshot::channel();
-            state.waiting.push_back(Waiting { unit, answer, _place: place });
+            state.waiting.push_back(Waiting { unit, runtime: Handle::current(), answer, _place: place });
             return Come::Later(receiver);
         }
         state.writing = true;
@@ -123,7 +125,32 @@ impl<DB: Database> Shared<DB> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the next group; if nobody waits, nobody writes from now on.
+    /// Hands the connection on to a task for the next group; if nobody waits, nobody writes from now on.
+    fn hand_on(self: &Arc<Self>, conn: Option<PoolConnection<DB>>) {
+        let mut state = self.lock();
+        let next = state.waiting.iter().find(|waiting| !waiting.answer.is_closed());
+        let Some(runtime) = next.map(|waiting| waiting.runtime.clone()) else {
+            state.writing = false;
+            // Those who have gone give their places back without the lock.
+            let gone = std::mem::take(&mut state.waiting);
+            drop(state);
+            return drop(gone);
+        };
+        drop(state);
+        match conn {
+            Some(conn) => drop(runtime.spawn(Writer { shared: Arc::clone(self), conn: Some(conn), done: false }.run())),
+            None => self.turn_away("the one before them has no connection on which to write them"),
+        }
+    }
+
+    /// Closes a connection that is unfit, unless it is the only one.
+    fn discard(&self, conn: Option<PoolConnection<DB>>) {
+        if let Some(mut conn) = conn.filter(|_| pool::has_others(&self.pool)) {
+            conn.close_on_drop();
+        }
+    }
+
+    /// Takes the next group. It is empty if all have gone meanwhile.
     fn next_group(&self) -> Vec<Waiting> {
         let (mut group, mut size) = (Vec::new(), 0_usize);
         let mut state = self.lock();
@@ -140,7 +167,6 @@ impl<DB: Database> Shared<DB> {
             size = larger;
             group.push(next);
         }
-        state.writing = !group.is_empty();
         group
     }
 
@@ -172,8 +198,7 @@ impl<DB: Database> Turn<DB> {
         let conn = self.conn.as_mut().expect("BUG: a turn has its connection until it ends");
         let written = self.shared.store.commit_alone(conn, &unit.as_commit()).await;
         if written.is_err() && !is_fit(conn).await {
-            conn.close_on_drop();
-            self.conn = None;
+            self.shared.discard(self.conn.take());
         }
         written
     }
@@ -186,24 +211,11 @@ async fn is_fit<DB: Database>(conn: &mut PoolConnection<DB>) -> bool {
 
 impl<DB: Database> Drop for Turn<DB> {
     fn drop(&mut self) {
-        let shared = &self.shared;
-        let mut state = shared.lock();
-        if state.waiting.is_empty() {
-            state.writing = false;
-            return;
-        }
-        drop(state);
-        match (self.conn.take(), Handle::try_current()) {
-            (Some(conn), Ok(runtime)) => {
-                let writer = Writer { shared: Arc::clone(shared), conn: Some(conn), done: false };
-                drop(runtime.spawn(writer.run()));
-            }
-            _ => shared.turn_away("the first of them has no connection on which to write them"),
-        }
+        self.shared.hand_on(self.conn.take());
     }
 }
 
-/// Writes groups until nobody waits.
+/// Writes the next group, then sees to it that the others are written.
 struct Writer<DB: Database> {
     shared: Arc<Shared<DB>>,
     conn: Option<PoolConnection<DB>>,
@@ -212,31 +224,32 @@ struct Writer<DB: Database> {
 
 impl<DB: Database> Writer<DB> {
     async fn run(mut self) {
-        while let Some(conn) = &mut self.conn {
-            let group = self.shared.next_group();
-            if group.is_empty() {
-                self.done = true;
-                return;
-            }
-            let units: Vec<UnitCommit<'_>> = group.iter().map(|waiting| waiting.unit.as_commit()).collect();
-            let written = self.shared.store.commit_group(conn, &units).await;
-            drop(units);
-            let failed = written.iter().any(Result::is_err);
-            // Who got no answer learns that its fate is unknown.
-            for (Waiting { answer, .. }, written) in group.into_iter().zip(written) {
-                let _ = answer.send(written);
-            }
-            if failed && !is_fit(conn).await {
-                conn.close_on_drop();
-                return;
-            }
+        let conn = self.conn.as_mut().expect("BUG: a writer has its connection until it ends");
+        let group = self.shared.next_group();
+        if group.is_empty() {
+            self.done = true;
+            return;
         }
+        let units: Vec<UnitCommit<'_>> = group.iter().map(|waiting| waiting.unit.as_commit()).collect();
+        let written = self.shared.store.commit_group(conn, &units).await;
+        drop(units);
+        let failed = written.iter().any(Result::is_err);
+        // Who got no answer learns that its fate is unknown.
+        for (Waiting { answer, .. }, written) in group.into_iter().zip(written) {
+            let _ = answer.send(written);
+        }
+        if failed && !is_fit(conn).await {
+            self.shared.discard(self.conn.take());
+        }
+        self.done = true;
     }
 }
 
 impl<DB: Database> Drop for Writer<DB> {
     fn drop(&mut self) {
-        if !self.done {
+        if self.done {
+            self.shared.hand_on(self.conn.take());
+        } else {
             self.shared.turn_away("the task that was to write them has ended");
         }
     }

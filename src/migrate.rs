@@ -7,6 +7,7 @@ use sqlx::{Connection, Pool};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::guarded_connection::GuardedConnection;
 
 /// The table that remembers which migrations of this crate were applied. It is the crate's own, so
 /// the application's migrations, also by sqlx, keep theirs.
@@ -64,7 +65,7 @@ pub async fn migrate_from<DB: Backend>(pool: &Pool<DB>, folder: &Path) -> Result
 /// [`Error::SchemaMissing`] if migrations are to be run; [`Error::SchemaNewer`].
 pub async fn check_schema<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
     let known = newest(&DB::embedded());
-    match DB::applied_version(pool).await? {
+    match applied_version(pool).await? {
         Some(found) if found > known => Err(Error::SchemaNewer { found, known }),
         Some(found) if found == known => Ok(()),
         _ => Err(Error::SchemaMissing { doing: "checking the schema" }),
@@ -76,18 +77,20 @@ pub async fn check_schema<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
 /// # Errors
 /// The database's.
 pub async fn drop_schema<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
-    DB::drop_all(pool).await
+    let mut conn = guarded(pool).await?;
+    let dropped = DB::drop_all(&mut conn).await;
+    conn.release();
+    dropped
 }
 
 async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Migrated> {
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
     let to = newest(&migrator);
-    let from = DB::applied_version(pool).await?.unwrap_or(0);
+    let from = applied_version(pool).await?.unwrap_or(0);
     if from > to {
         return Err(Error::SchemaNewer { found: from, known: to });
     }
-    let done =
-        from == to && is_done(pool, &migrator).await.map_err(|source| Error::Migration { source: source.into() })?;
+    let done = from == to && is_done(pool, &migrator).await?;
     let mut races = 0;
     while !done && let Err(fault) = apply(pool, &migrator).await {
         if let MigrateError::VersionMissing(found) = fault {
@@ -95,17 +98,37 @@ async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Mig
         }
         races += 1;
         let raced = matches!(fault, MigrateError::Execute(_) | MigrateError::ExecuteMigration(..));
-        if !raced || races > MAX_RACE_RETRIES || DB::applied_version(pool).await?.unwrap_or(0) == from {
+        if !raced || races > MAX_RACE_RETRIES || applied_version(pool).await?.unwrap_or(0) == from {
             return Err(Error::Migration { source: fault.into() });
         }
     }
-    DB::after_migrating(pool).await?;
+    let mut conn = guarded(pool).await?;
+    let mended = DB::after_migrating(&mut conn).await;
+    conn.release();
+    mended?;
     Ok(if from == to { Migrated::NothingToDo { version: to } } else { Migrated::Applied { from, to } })
 }
 
+async fn guarded<DB: Backend>(pool: &Pool<DB>) -> Result<GuardedConnection<DB>> {
+    GuardedConnection::take(pool, &DB::Store::default(), "taking a connection for the schema").await
+}
+
+async fn applied_version<DB: Backend>(pool: &Pool<DB>) -> Result<Option<i64>> {
+    let mut conn = guarded(pool).await?;
+    let version = DB::applied_version(&mut conn).await;
+    conn.release();
+    version
+}
+
 /// True if just these migrations were applied, whole and as they are now. Unlike [`apply`] it needs no right to create tables.
-async fn is_done<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<bool, MigrateError> {
-    let mut conn = pool.acquire().await?;
+async fn is_done<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<bool> {
+    let mut conn = guarded(pool).await?;
+    let done = are_applied::<DB>(&mut conn, migrator).await;
+    conn.release();
+    done.map_err(|source| Error::Migration { source: source.into() })
+}
+
+async fn are_applied<DB: Backend>(conn: &mut DB::Connection, migrator: &Migrator) -> Result<bool, MigrateError> {
     if conn.dirty_version(MIGRATIONS_TABLE).await?.is_some() {
         return Ok(false);
     }

@@ -60,11 +60,16 @@ pub(crate) fn is_same<DB: Database>(one: &Pool<DB>, other: &Pool<DB>) -> bool {
 pub(crate) async fn take<DB: Database>(pool: &Pool<DB>) -> sqlx::Result<PoolConnection<DB>> {
     loop {
         let mut conn = pool.acquire().await?;
-        if !conn.is_in_transaction() || pool.options().get_max_connections() == 1 {
+        if !conn.is_in_transaction() || !has_others(pool) {
             return Ok(conn);
         }
         conn.close_on_drop();
     }
+}
+
+/// False for a pool of a single connection, in which a database in memory may live.
+pub(crate) fn has_others<DB: Database>(pool: &Pool<DB>) -> bool {
+    pool.options().get_max_connections() > 1
 }
 
 /// Closes the idle connections that [`take`] would not give.

@@ -41,7 +41,9 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     /// was asked for; [`Error::KeyHeld`]; [`Error::Conflict`] or [`Error::Contention`] after the last try; any of loading
     /// and saving.
     pub async fn handle(&self, pool: &Pool<DB>, message: &Envelope) -> Result<Handling> {
-        telemetry::handling(self.saga.persistence_key(), message, self.handle_or_park(pool, message)).await
+        // In a box, because it is large: those who handle messages move futures about, and poll them deep down a stack.
+        let handle = Box::pin(self.handle_or_park(pool, message));
+        telemetry::handling(self.saga.persistence_key(), message, handle).await
     }
 
     async fn handle_or_park(&self, pool: &Pool<DB>, message: &Envelope) -> Result<Handling> {
@@ -151,7 +153,14 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     }
 
     async fn try_in_own(&self, pool: &Pool<DB>, incoming: &Incoming<'_, S>) -> Result<Handling> {
-        let mut tx = self.persister.begin(pool).await?;
+        let mut conn = self.take(pool).await?;
+        let tried = self.try_on(&mut conn, incoming).await;
+        conn.release();
+        tried
+    }
+
+    async fn try_on(&self, conn: &mut DB::Connection, incoming: &Incoming<'_, S>) -> Result<Handling> {
+        let mut tx = self.persister.store().begin(conn).await?;
         let (handling, ended) = match self.try_once(&mut tx, incoming, Behind::Parked).await? {
             Tried::Keep(handling) => (handling, tx.commit().await),
             Tried::Undo(handling) => (handling, tx.rollback().await),
@@ -162,22 +171,13 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
 
     /// Parks a message that failed. The mapping is kept, so that later messages find the same instance, and wait.
     async fn park(&self, pool: &Pool<DB>, incoming: &Incoming<'_, S>, tries: u32, failure: Error) -> Result<Handling> {
-        let (saga, message, text) = (self.saga.persistence_key(), incoming.envelope, kept_text(&failure));
+        let text = kept_text(&failure);
         let mut lost = 0;
         loop {
-            let parked = async {
-                let mut tx = self.persister.begin(pool).await?;
-                let Mapped::Instance(id) = self.map(&mut tx, incoming).await? else { return Ok(None) };
-                if self.was_handled(&mut tx, incoming, &id).await? {
-                    return Ok(Some(Handling::AlreadyHandled(None)));
-                }
-                let parked = NewParked { saga, instance: &id, message, tries, error: Some(&text) };
-                DB::Store::default().park(&mut tx, parked).await?;
-                let committed = tx.commit().await;
-                committed.map_err(|error| self.persister.store().classify("parking a message", error))?;
-                Ok(Some(Handling::Parked { instance_id: id, error: None }))
-            };
-            match parked.await {
+            let mut conn = self.take(pool).await?;
+            let parked = self.park_on(&mut conn, incoming, tries, &text).await;
+            conn.release();
+            match parked {
                 Ok(Some(Handling::Parked { instance_id, .. })) => {
                     telemetry::parked(&instance_id, tries, &failure);
                     return Ok(Handling::Parked { instance_id, error: Some(failure) });
@@ -192,5 +192,31 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// `None` if there is no instance with which to park it.
+    async fn park_on(
+        &self,
+        conn: &mut DB::Connection,
+        incoming: &Incoming<'_, S>,
+        tries: u32,
+        text: &str,
+    ) -> Result<Option<Handling>> {
+        let (saga, message) = (self.saga.persistence_key(), incoming.envelope);
+        let mut tx = self.persister.store().begin(conn).await?;
+        let Mapped::Instance(id) = self.map(&mut tx, incoming).await? else { return Ok(None) };
+        if self.was_handled(&mut tx, incoming, &id).await? {
+            return Ok(Some(Handling::AlreadyHandled(None)));
+        }
+        let parked = NewParked { saga, instance: &id, message, tries, error: Some(text) };
+        DB::Store::default().park(&mut tx, parked).await?;
+        let committed = tx.commit().await;
+        committed.map_err(|error| self.persister.store().classify("parking a message", error))?;
+        Ok(Some(Handling::Parked { instance_id: id, error: None }))
+    }
+
+    /// A connection for a transaction, which is closed, where the database needs it, if the call is dropped.
+    pub(super) async fn take(&self, pool: &Pool<DB>) -> Result<GuardedConnection<DB>> {
+        GuardedConnection::take(pool, self.persister.store(), "taking a connection for a message").await
     }
 }

@@ -80,7 +80,14 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     }
 
     async fn refresh_one(&self, pool: &Pool<DB>, mapper: &dyn Mapper<S, DB>, id: &InstanceId) -> Result<bool> {
-        let mut tx = self.persister.begin(pool).await?;
+        let mut conn = self.take(pool).await?;
+        let refreshed = self.refresh_on(&mut conn, mapper, id).await;
+        conn.release();
+        refreshed
+    }
+
+    async fn refresh_on(&self, conn: &mut DB::Connection, mapper: &dyn Mapper<S, DB>, id: &InstanceId) -> Result<bool> {
+        let mut tx = self.persister.store().begin(conn).await?;
         let begun = self.persister.begin_handling(&*self.saga, &mut tx, Outbox, id, MessageId::new()).await?;
         let Begun::Unit(unit) = begun else { panic!("BUG: a message that was just made was handled before") };
         if unit.is_completed() || unit.head.is_at_start() {

@@ -63,7 +63,18 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
 
     /// False if somebody else took it.
     async fn retry_one(&self, pool: &Pool<DB>, parked: &ParkedMessage) -> Result<bool> {
-        let mut tx = self.persister.begin(pool).await?;
+        let mut conn = self.take(pool).await?;
+        let retried = self.retry_on(&mut conn, parked).await;
+        conn.release();
+        if retried? {
+            self.persister.wake();
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    async fn retry_on(&self, conn: &mut DB::Connection, parked: &ParkedMessage) -> Result<bool> {
+        let mut tx = self.persister.store().begin(conn).await?;
         if !DB::Store::default().unpark(&mut tx, parked.id).await? {
             return Ok(false);
         }
@@ -73,12 +84,18 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         release_unstarted(&mut tx, &parked.persistence_key, &parked.instance_id).await?;
         let committed = tx.commit().await;
         committed.map_err(|error| self.persister.store().classify("releasing a parked message", error))?;
-        self.persister.wake();
         Ok(true)
     }
 
     async fn note_try(&self, pool: &Pool<DB>, id: ParkedId, error: &Error) -> Result<()> {
-        let mut tx = self.persister.begin(pool).await?;
+        let mut conn = self.take(pool).await?;
+        let noted = self.note_try_on(&mut conn, id, error).await;
+        conn.release();
+        noted
+    }
+
+    async fn note_try_on(&self, conn: &mut DB::Connection, id: ParkedId, error: &Error) -> Result<()> {
+        let mut tx = self.persister.store().begin(conn).await?;
         DB::Store::default().note_try(&mut tx, id, &kept_text(error)).await?;
         let committed = tx.commit().await;
         committed.map_err(|error| self.persister.store().classify("noting the failure of a parked message", error))

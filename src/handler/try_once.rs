@@ -153,7 +153,11 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         let record =
             |message: &crate::Envelope| NewOutboxRecord::new(self.saga.persistence_key(), id.as_str(), message.clone());
         let records: Vec<_> = recorder.recorded().iter().map(record).collect();
-        self.persister.save_records(tx, &records).await?;
+        if records.is_empty() {
+            self.persister.check_usable(tx, &*self.saga, &id).await?;
+        } else {
+            self.persister.save_records(tx, &records).await?;
+        }
         Ok(Tried::Keep(Handling::NotFound))
     }
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{MySql, MySqlConnection, Pool};
+use sqlx::{MySql, MySqlConnection};
 
 use super::{classify, is_missing_table};
 use crate::backend::schema::Schema;
@@ -36,30 +36,30 @@ impl Schema for MySql {
         }
     }
 
-    async fn applied_version(pool: &Pool<MySql>) -> Result<Option<i64>> {
+    async fn applied_version(conn: &mut MySqlConnection) -> Result<Option<i64>> {
         let there: i64 = sqlx::query_scalar(
             "SELECT COUNT(*)
             FROM information_schema.tables
             WHERE table_schema = DATABASE()
                 AND table_name = 'saga_migrations'",
         )
-        .fetch_one(pool)
+        .fetch_one(&mut *conn)
         .await
         .map_err(|error| classify("looking for the schema", error))?;
         if there == 0 {
             return Ok(None);
         }
         sqlx::query_scalar("SELECT MAX(version) FROM saga_migrations WHERE success")
-            .fetch_one(pool)
+            .fetch_one(conn)
             .await
             .map_err(|error| classify("looking for the version of the schema", error))
     }
 
-    async fn after_migrating(_: &Pool<MySql>) -> Result<()> {
+    async fn after_migrating(_: &mut MySqlConnection) -> Result<()> {
         Ok(())
     }
 
-    async fn drop_all(pool: &Pool<MySql>) -> Result<()> {
+    async fn drop_all(conn: &mut MySqlConnection) -> Result<()> {
         let dropped = sqlx::raw_sql(
             "DROP VIEW IF EXISTS saga_event;
             DROP TABLE IF EXISTS saga_parked_message;
@@ -76,7 +76,7 @@ impl Schema for MySql {
             DROP TABLE IF EXISTS saga_stream;
             DROP TABLE IF EXISTS saga_migrations",
         )
-        .execute(pool)
+        .execute(conn)
         .await;
         dropped.map(drop).map_err(|error| classify("dropping the schema", error))
     }

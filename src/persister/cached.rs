@@ -59,8 +59,15 @@ impl<DB: Database> Persister<DB> {
         }
     }
 
-    /// `None` if nothing was written.
+    /// `None` if nothing was written, also because of a fence: an older state may have chosen it.
     async fn save_cached<S: Saga>(&self, call: &Call<'_, DB>, unit: &UnitOfWork<'_, S>) -> Result<Option<Ended>> {
+        match self.write_cached(call, unit).await {
+            Err(Error::Fenced { .. }) => Ok(None),
+            ended => ended,
+        }
+    }
+
+    async fn write_cached<S: Saga>(&self, call: &Call<'_, DB>, unit: &UnitOfWork<'_, S>) -> Result<Option<Ended>> {
         let Some(prepared) = self.prepare(unit).ok().filter(|prepared| !prepared.unchanged) else { return Ok(None) };
         let taken = prepared.taken();
         let written = match &self.queue {

@@ -217,6 +217,9 @@ impl<DB: Database> Persister<DB> {
             Ok(saved) => saved,
             Err(error) => return lost_or(error),
         };
+        if !saved.is_changed() {
+            self.check_usable(&mut transaction, saga, id).await?;
+        }
         match transaction.commit().await.map_err(self.classify("committing a unit of work")) {
             Ok(()) => Ok(Tried::Ended(self.done(value, saved, conflicts))),
             Err(error) => lost_or(error),

@@ -242,6 +242,17 @@ impl<DB: Database> Persister<DB> {
         begun.map_err(|error| self.store.classify("beginning a transaction", error))
     }
 
+    /// Fails if a statement in the transaction has failed after which the database will only roll it back. PostgreSQL says
+    /// so at every statement but the last: it answers COMMIT as if all were well.
+    pub(crate) async fn check_usable<S: Saga>(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        saga: &S,
+        id: &InstanceId,
+    ) -> Result<()> {
+        self.store.next_offset(tx, &stream_of(saga, id)?.name).await.map(drop)
+    }
+
     /// Begins a unit of work inside the caller's transaction, seeing what that transaction wrote. An
     /// unknown instance begins at revision zero. Nothing is written.
     ///

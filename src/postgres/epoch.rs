@@ -6,7 +6,7 @@
 //! shifts the restored numbers to zero and below, which no transaction ever has, and remembers by
 //! how much, so that the positions of readers can be shifted alike.
 
-use sqlx::{PgConnection, Pool, Postgres, Row};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::classify;
 use crate::error::{Error, Result};
@@ -35,9 +35,9 @@ pub(super) async fn current(conn: &mut PgConnection, since: i64) -> Result<Epoch
     if restored == Some(true) { Err(Error::GlobalOrderRestored) } else { Ok(Epoch { number, shift }) }
 }
 
-pub(super) async fn rebase_if_restored(pool: &Pool<Postgres>) -> Result<()> {
+pub(super) async fn rebase_if_restored(conn: &mut PgConnection) -> Result<()> {
     let doing = "rebasing the global order";
-    let mut tx = pool.begin().await.map_err(|error| classify(doing, error))?;
+    let mut tx = conn.begin().await.map_err(|error| classify(doing, error))?;
     match current(&mut tx, 0).await {
         Err(Error::GlobalOrderRestored) => {}
         other => return other.map(drop),

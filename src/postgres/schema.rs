@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::migrate::Migrator;
-use sqlx::{Pool, Postgres};
+use sqlx::{Connection, PgConnection, Postgres};
 
 use super::{classify, epoch};
 use crate::backend::schema::Schema;
@@ -16,27 +16,27 @@ impl Schema for Postgres {
         Migrator::with_migrations(EMBEDDED.iter().cloned().collect())
     }
 
-    async fn applied_version(pool: &Pool<Postgres>) -> Result<Option<i64>> {
+    async fn applied_version(conn: &mut PgConnection) -> Result<Option<i64>> {
         let there: bool = sqlx::query_scalar("SELECT to_regclass('saga_migrations') IS NOT NULL")
-            .fetch_one(pool)
+            .fetch_one(&mut *conn)
             .await
             .map_err(|error| classify("looking for the schema", error))?;
         if !there {
             return Ok(None);
         }
         sqlx::query_scalar("SELECT MAX(version) FROM saga_migrations WHERE success")
-            .fetch_one(pool)
+            .fetch_one(conn)
             .await
             .map_err(|error| classify("looking for the version of the schema", error))
     }
 
-    async fn after_migrating(pool: &Pool<Postgres>) -> Result<()> {
-        epoch::rebase_if_restored(pool).await
+    async fn after_migrating(conn: &mut PgConnection) -> Result<()> {
+        epoch::rebase_if_restored(conn).await
     }
 
-    async fn drop_all(pool: &Pool<Postgres>) -> Result<()> {
+    async fn drop_all(conn: &mut PgConnection) -> Result<()> {
         let doing = "dropping the schema";
-        let mut tx = pool.begin().await.map_err(|error| classify(doing, error))?;
+        let mut tx = conn.begin().await.map_err(|error| classify(doing, error))?;
         let dropped = sqlx::raw_sql(
             "DROP VIEW IF EXISTS saga_event;
             DROP FUNCTION IF EXISTS saga_commit_events(text, bytea);

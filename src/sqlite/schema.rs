@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::migrate::Migrator;
-use sqlx::{Pool, Sqlite, SqliteConnection};
+use sqlx::{Connection, Sqlite, SqliteConnection};
 
 use super::classify;
 use crate::backend::schema::Schema;
@@ -21,32 +21,32 @@ impl Schema for Sqlite {
         Migrator::with_migrations(EMBEDDED.iter().cloned().collect())
     }
 
-    async fn applied_version(pool: &Pool<Sqlite>) -> Result<Option<i64>> {
+    async fn applied_version(conn: &mut SqliteConnection) -> Result<Option<i64>> {
         let there: i64 = sqlx::query_scalar(
             "SELECT COUNT(*)
             FROM sqlite_master
             WHERE type = 'table'
                 AND name = 'saga_migrations'",
         )
-        .fetch_one(pool)
+        .fetch_one(&mut *conn)
         .await
         .map_err(|error| classify("looking for the schema", error))?;
         if there == 0 {
             return Ok(None);
         }
         sqlx::query_scalar("SELECT MAX(version) FROM saga_migrations WHERE success")
-            .fetch_one(pool)
+            .fetch_one(conn)
             .await
             .map_err(|error| classify("looking for the version of the schema", error))
     }
 
-    async fn after_migrating(_: &Pool<Sqlite>) -> Result<()> {
+    async fn after_migrating(_: &mut SqliteConnection) -> Result<()> {
         Ok(())
     }
 
-    async fn drop_all(pool: &Pool<Sqlite>) -> Result<()> {
+    async fn drop_all(conn: &mut SqliteConnection) -> Result<()> {
         let doing = "dropping the schema";
-        let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.map_err(|error| classify(doing, error))?;
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(|error| classify(doing, error))?;
         let dropped = sqlx::raw_sql(
             "DROP VIEW IF EXISTS saga_event;
             DROP TABLE IF EXISTS saga_parked_message;

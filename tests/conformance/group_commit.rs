@@ -25,6 +25,8 @@ sqlite_clauses! {
     instances_in_memory_are_committed_together: SQLITE_FILE,
     who_has_no_connection_waits_for_one: SQLITE_FILE,
     a_runtime_that_is_shut_down_takes_nobody_with_it: SQLITE_FILE,
+    a_runtime_that_nobody_drives_any_more_keeps_nobody_waiting: SQLITE_FILE,
+    the_only_connection_is_kept_whatever_fails_on_it: SQLITE_MEMORY,
     a_killed_process_has_lost_nothing_that_it_answered: SQLITE_FILE,
 }
 
@@ -433,5 +435,55 @@ async fn who_has_no_connection_waits_for_one(db: TestDb<Sqlite>) -> Clause {
         assert!(matches!(done??, Executed::Done { value: true, conflicts: 0, .. }));
     }
     assert_eq!(db.count("SELECT COUNT(*) FROM saga_commit").await?, 8);
+    Ok(())
+}
+
+/// The first caller's runtime was to write for those behind it, and was not entered again.
+async fn a_runtime_that_nobody_drives_any_more_keeps_nobody_waiting(db: TestDb<Sqlite>) -> Clause {
+    start_orders(&db, 2).await?;
+    let persister = db.persister().with_group_commit(db.pool());
+    let (blocker, decided) = (db.begin().await?, Arc::new(AtomicUsize::new(0)));
+    let (first_is_done, second_is_done) = std::sync::mpsc::channel();
+    let call = |id: usize| {
+        let (db, persister, decided) = (db.clone(), persister.clone(), Arc::clone(&decided));
+        move || {
+            let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let revision = own.block_on(async { revision(&execute(&db, &persister, work(id, 1), &decided).await) });
+            (own, revision)
+        }
+    };
+    let first = call(0);
+    let first = std::thread::spawn(move || {
+        let (_own, revision) = first();
+        // As one that waits for what the other one does.
+        (revision, second_is_done.recv_timeout(Duration::from_secs(10)))
+    });
+    until("the first has decided", async || Ok(decided.load(Ordering::Relaxed) == 1)).await?;
+    tokio::time::sleep(SETTLED).await;
+    let second = call(1);
+    let second = std::thread::spawn(move || {
+        let (_own, revision) = second();
+        first_is_done.send(()).unwrap();
+        revision
+    });
+    until("the second has decided", async || Ok(decided.load(Ordering::Relaxed) == 2)).await?;
+    tokio::time::sleep(SETTLED).await;
+    db.roll_back(blocker).await?;
+    let ended = tokio::task::spawn_blocking(move || (first.join().unwrap(), second.join().unwrap())).await?;
+    assert_eq!(ended, ((2, Ok(())), 2), "the second is not written until the first goes on");
+    Ok(())
+}
+
+/// A database in memory was gone with it.
+async fn the_only_connection_is_kept_whatever_fails_on_it(db: TestDb<Sqlite>) -> Clause {
+    let (persister, decided) = (grouped(&db), AtomicUsize::new(0));
+    assert_eq!(revision(&execute(&db, &persister, work("before", 1), &decided).await), 1);
+    let pages = db.count("SELECT page_count FROM pragma_page_count()").await?;
+    db.sql(format!("PRAGMA max_page_count = {}", pages + 1)).await?;
+    let large = Work { id: "large".into(), message: None, events: vec![note("n".repeat(100_000)); 2] };
+    assert!(execute(&db, &persister, large.clone(), &decided).await.is_err(), "the database is full");
+    db.sql("PRAGMA max_page_count = 1000000").await?;
+    assert_eq!(revision(&execute(&db, &persister, large, &decided).await), 2);
+    assert_eq!(revision(&execute(&db, &persister, work("before", 1), &decided).await), 2);
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use sagastore::lock::Lock;
 use sagastore::{ConflictRetry, Error, Executed, Inbound, InstanceId, MessageId, Outbox, Persister, SnapshotFrequency};
 use tokio::task::JoinSet;
 
 use crate::harness::sample::{Counter, Order, OrderEvent, added, instance, note};
-use crate::harness::{Clause, Subject, TestDb, assert_error, clauses, cut_after, scaled};
+use crate::harness::{Clause, LONG_LEASE, Subject, TestDb, assert_error, clauses, cut_after, obtain, scaled};
 
 clauses! {
     a_kept_instance_is_not_loaded: BASIC,
@@ -19,6 +20,7 @@ clauses! {
     a_panic_leaves_nothing_in_memory,
     no_more_are_kept_than_there_is_room_for,
     another_database_has_instances_of_its_own: SEVERAL_CONNECTIONS,
+    a_fence_that_an_older_state_chose_is_chosen_again,
     many_callers_on_few_instances_lose_nothing,
     calls_that_are_dropped_at_any_step_leave_memory_and_database_alike: SEVERAL_CONNECTIONS,
 }
@@ -320,5 +322,31 @@ async fn calls_that_are_dropped_at_any_step_leave_memory_and_database_alike<DB: 
     let (state, revision) = db.state(&Counter, "a").await?.unwrap();
     assert_eq!((value.sum + 1, i64::try_from(revision)?), (state, state));
     assert!((answered + 1..=answered + 1 + cuts).contains(&state), "{state} after {answered} calls and {cuts} dropped");
+    Ok(())
+}
+
+/// The error told its caller to stop, although the true state would not have led there.
+async fn a_fence_that_an_older_state_chose_is_chosen_again<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (kept, id, lock) = (keeping(&db, ROOM), instance("1"), db.lock(LONG_LEASE));
+    assert_eq!(found(add(&db, &kept, "1", None, 1).await?).sum, 0);
+    let lease = obtain(&lock, "a", "one").await?;
+    assert!(lock.release(&lease).await?);
+    obtain(&lock, "a", "two").await?;
+    assert_eq!(found(add(&db, &db.persister(), "1", None, 1).await?).sum, 1);
+    let executed = kept.execute(db.pool(), &Counter, &id, None, |unit| {
+        if unit.instance().data == 1 {
+            unit.fence(lease.as_fence());
+        }
+        unit.publish(added(1))
+    });
+    assert!(matches!(executed.await?, Executed::Done { .. }));
+    assert_eq!(db.state(&Counter, "1").await?, Some((3, 3)));
+    // One that the true state chooses does not hold.
+    let executed = kept.execute(db.pool(), &Counter, &id, None, |unit| {
+        unit.fence(lease.as_fence());
+        unit.publish(added(1))
+    });
+    assert_error!(executed.await, Error::Fenced { .. });
+    assert_eq!(db.state(&Counter, "1").await?, Some((3, 3)));
     Ok(())
 }

@@ -132,6 +132,7 @@ mod timeouts_unsupported;
 mod town;
 mod transactions;
 mod unit_of_work;
+mod upgrades;
 mod verify_replay;
 #[cfg(feature = "export")]
 mod verify_replay_export;
@@ -238,6 +239,7 @@ fn main() -> ExitCode {
         timeouts_unsupported::clauses,
         transactions::clauses,
         unit_of_work::clauses,
+        upgrades::clauses,
         verify_replay::clauses,
         #[cfg(feature = "export")]
         verify_replay_export::clauses,

@@ -9,9 +9,11 @@ use sagastore::{
     UnitOfWork,
 };
 use sqlx::Transaction;
+use sqlx::pool::PoolOptions;
 
+use super::transactions::drop_at_every_step;
 use crate::harness::booking::{Booking, BookingCommand, BookingEvent, BookingMessage, book, close, fragile, remark};
-use crate::harness::{Clause, Footprint, Subject, TestDb, assert_error, clauses};
+use crate::harness::{Clause, Footprint, Subject, TestDb, assert_error, clauses, scaled};
 
 clauses! {
     a_trigger_starts_an_instance_and_others_go_on_with_it: BASIC,
@@ -29,6 +31,7 @@ clauses! {
     messages_that_come_at_once_for_one_instance_are_all_handled: SEVERAL_CONNECTIONS,
     one_message_given_to_many_at_once_is_handled_by_one: SEVERAL_CONNECTIONS,
     a_discarded_try_leaves_nothing: SERVERS,
+    messages_that_are_dropped_at_any_step_cost_no_connection: SERVERS,
 }
 
 async fn a_trigger_starts_an_instance_and_others_go_on_with_it<DB: Subject>(db: TestDb<DB>) -> Clause {
@@ -365,5 +368,21 @@ async fn one_message_given_to_many_at_once_is_handled_by_one<DB: Subject>(db: Te
         }
         assert_eq!(db.notes(number).await?, ["a"]);
     }
+    Ok(())
+}
+
+async fn messages_that_are_dropped_at_any_step_cost_no_connection<DB: Subject>(db: TestDb<DB>) -> Clause {
+    // Without any settings that would help.
+    let pool = PoolOptions::<DB>::new().max_connections(2).connect_with(db.home().options.clone()).await?;
+    let handler = db.keyed(&Booking::default());
+    let answered = drop_at_every_step(scaled(4, 50), |number| {
+        let (pool, handler, message) = (pool.clone(), handler.clone(), book(&number.to_string(), &number.to_string()));
+        async move { handler.handle(&pool, &message).await.map(drop) }
+    });
+    let answered = i64::from(answered.await?);
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(10), pool.close()).await;
+    ensure!(closed.is_ok(), "a connection does not come home");
+    let found = db.count("SELECT COUNT(*) FROM saga_stream WHERE persistence_key IS NOT NULL").await?;
+    ensure!(found == answered, "{answered} messages were answered, {found} bookings are there");
     Ok(())
 }

@@ -6,12 +6,13 @@ use sagastore::{Cause, Envelope, Error, Handling, InstanceId, NotFound, Outbox, 
 use sqlx::Transaction;
 
 use crate::harness::booking::{Booking, BookingCommand, book, remark};
-use crate::harness::{Clause, Subject, TestDb, assert_error, clauses};
+use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses};
 
 clauses! {
     messages_for_nobody_are_passed_over_or_are_an_error: BASIC,
     what_is_done_about_a_missing_instance_is_done_once_with_the_transaction: BASIC,
     who_fails_to_deal_with_a_missing_instance_leaves_nothing,
+    what_was_done_in_a_transaction_that_the_database_has_given_up_is_not_told_as_done: BASIC,
 }
 
 async fn messages_for_nobody_are_passed_over_or_are_an_error<DB: Subject>(db: TestDb<DB>) -> Clause {
@@ -100,6 +101,39 @@ async fn who_fails_to_deal_with_a_missing_instance_leaves_nothing<DB: Subject>(d
         assert_eq!((db.own_writes().await?, db.outbox().await?.len()), (1, 1));
         db.sql("DELETE FROM own_table").await?;
         db.sql("DELETE FROM saga_outbox_message").await?;
+    }
+    Ok(())
+}
+
+/// Writes a row, and another that is there already, which it takes as done.
+struct Repeated;
+
+#[async_trait]
+impl<DB: Subject> NotFound<DB> for Repeated {
+    async fn not_found(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        _: &mut Recorder<Outbox>,
+        _: &Envelope,
+        _: Option<&InstanceId>,
+    ) -> Result<(), Cause> {
+        DB::execute(tx, "INSERT INTO of_the_application VALUES (2)".to_owned()).await?;
+        let repeated = DB::execute(tx, "INSERT INTO of_the_application VALUES (1)".to_owned()).await;
+        if repeated.is_ok() { Err("the row was not there".into()) } else { Ok(()) }
+    }
+}
+
+async fn what_was_done_in_a_transaction_that_the_database_has_given_up_is_not_told_as_done<DB: Subject>(
+    db: TestDb<DB>,
+) -> Clause {
+    db.sql("CREATE TABLE of_the_application (number INTEGER NOT NULL PRIMARY KEY)").await?;
+    db.sql("INSERT INTO of_the_application VALUES (1)").await?;
+    for handler in [db.direct(&Booking::default()), db.keyed(&Booking::default())] {
+        db.sql("DELETE FROM of_the_application WHERE number = 2").await?;
+        let handling = handler.on_not_found(Repeated).handle(db.pool(), &remark("none", "a")).await;
+        let there = db.count("SELECT COUNT(*) FROM of_the_application WHERE number = 2").await?;
+        assert_eq!(handling.is_ok(), there == 1, "{handling:?}, and {there} rows are there");
+        assert_eq!(handling.is_ok(), DB::KIND != Kind::Postgres, "{handling:?}");
     }
     Ok(())
 }

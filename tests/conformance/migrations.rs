@@ -4,27 +4,34 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use sagastore::lock::Lock;
 use sagastore::{
-    Error, GlobalPosition, GloballyOrderedStore, MIGRATIONS_TABLE, MessageStore, Migrated, NewOutboxRecord, Offset,
-    OutboxRepository, SnapshotFrequency, SnapshotRepository, check_schema, drop_schema, migrate, migrate_from,
+    Error, GlobalPosition, GloballyOrderedStore, Inbox, KeySet, MIGRATIONS_TABLE, MessageId, MessageStore, Migrated,
+    NewOutboxRecord, Offset, OutboxRepository, ParkedFilter, SnapshotFrequency, SnapshotRepository, check_schema,
+    drop_schema, migrate, migrate_from, parked_messages,
 };
 use sqlx::Pool;
+use sqlx::pool::PoolOptions;
 use tokio::task::JoinSet;
 
+use crate::harness::booking::{Booking, book, number_key};
 use crate::harness::sample::{Counter, added, event, events, instance, stream};
-use crate::harness::{Clause, HOUR, Kind, Subject, TestDb, assert_error, clauses};
+use crate::harness::{
+    Clause, HOUR, Kind, LONG_LEASE, Subject, TestDb, assert_error, clauses, client, cut_after, resource,
+};
 
 clauses! {
     a_second_migration_changes_nothing: BASIC,
     several_processes_may_migrate_at_once: SEVERAL_CONNECTIONS,
-    each_older_schema_is_upgraded_with_its_data,
     without_tables_every_call_says_so: BASIC,
+    without_tables_locks_inboxes_and_handlers_say_so: BASIC,
     each_single_missing_table_is_told,
     reading_and_writing_rows_is_all_the_right_that_is_needed: SERVERS,
     a_newer_schema_is_refused_and_left_alone,
     a_changed_or_unreadable_migration_is_refused,
     a_failed_migration_can_be_repeated_once_its_cause_is_gone,
     dropping_removes_what_migrating_made_and_nothing_else: BASIC,
+    a_migration_that_is_dropped_at_any_step_spoils_no_connection: SERVERS,
 }
 
 /// The migrations of this database, as files.
@@ -33,7 +40,7 @@ fn folder<DB: Subject>() -> std::path::PathBuf {
 }
 
 /// A folder with the first so many migrations; all if there are not as many.
-fn first_migrations<DB: Subject>(count: usize) -> anyhow::Result<tempfile::TempDir> {
+pub(crate) fn first_migrations<DB: Subject>(count: usize) -> anyhow::Result<tempfile::TempDir> {
     let copy = tempfile::tempdir()?;
     for name in migration_names::<DB>()?.iter().take(count) {
         fs::copy(folder::<DB>().join(name), copy.path().join(name))?;
@@ -79,12 +86,12 @@ async fn schema<DB: Subject>(db: &TestDb<DB>) -> anyhow::Result<Vec<Vec<Option<S
 }
 
 /// The versions of the migrations, as their names say.
-fn versions<DB: Subject>() -> anyhow::Result<Vec<i64>> {
+pub(crate) fn versions<DB: Subject>() -> anyhow::Result<Vec<i64>> {
     let version = |name: &String| Ok(name.split('_').next().unwrap_or_default().parse()?);
     migration_names::<DB>()?.iter().map(version).collect()
 }
 
-fn newest<DB: Subject>() -> anyhow::Result<i64> {
+pub(crate) fn newest<DB: Subject>() -> anyhow::Result<i64> {
     versions::<DB>()?.last().copied().context("no migrations")
 }
 
@@ -121,28 +128,8 @@ async fn several_processes_may_migrate_at_once<DB: Subject>(db: TestDb<DB>) -> C
     Ok(())
 }
 
-async fn each_older_schema_is_upgraded_with_its_data<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let (versions, to) = (versions::<DB>()?, newest::<DB>()?);
-    for older in 1..versions.len() {
-        drop_schema(db.pool()).await?;
-        let from = versions[older - 1];
-        let old = first_migrations::<DB>(older)?;
-        assert_eq!(migrate_from(db.pool(), old.path()).await?, Migrated::Applied { from: 0, to: from });
-        assert_error!(check_schema(db.pool()).await, Error::SchemaMissing { .. });
-        let (name, messages) = (stream("a"), events(3));
-        db.append(&name, 0, &messages).await?;
-        assert_eq!(migrate(db.pool()).await?, Migrated::Applied { from, to });
-        check_schema(db.pool()).await?;
-        let found: Vec<_> = db.events(&name).await?.unwrap().iter().map(|event| event.envelope.message_id).collect();
-        assert_eq!(found, messages.iter().map(|message| message.message_id).collect::<Vec<_>>());
-        assert_eq!(use_it(&db, db.pool()).await?, 3, "an upgrade from version {from}");
-        db.check_invariants().await?;
-    }
-    Ok(())
-}
-
 /// Counts to three with snapshots and a timeout, and adds a record to the outbox.
-async fn use_it<DB: Subject>(db: &TestDb<DB>, pool: &Pool<DB>) -> anyhow::Result<i64> {
+pub(crate) async fn use_it<DB: Subject>(db: &TestDb<DB>, pool: &Pool<DB>) -> anyhow::Result<i64> {
     let persister = db.persister().with_snapshot_frequency(SnapshotFrequency::every(2));
     let (id, store, mut sum) = (instance("1"), db.store(), 0);
     for _ in 0..3 {
@@ -220,25 +207,72 @@ async fn without_tables_every_call_says_so<DB: Subject>(db: TestDb<DB>) -> Claus
     Ok(())
 }
 
+async fn without_tables_locks_inboxes_and_handlers_say_so<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_damage();
+    drop_schema(db.pool()).await?;
+    let (lock, inbox, handler) = (db.lock(LONG_LEASE), Inbox::new("reader")?, db.keyed(&Booking::default()));
+    assert_error!(lock.obtain_no_wait(&resource("1"), &client("one")).await, Error::SchemaMissing { .. });
+    assert_error!(lock.purge().await, Error::SchemaMissing { .. });
+    assert_error!(inbox.forget(db.pool(), HOUR).await, Error::SchemaMissing { .. });
+    assert_error!(handler.handle(db.pool(), &book("1", "ann")).await, Error::SchemaMissing { .. });
+    let mut tx = db.begin().await?;
+    assert_error!(inbox.receive(&mut tx, MessageId::new()).await, Error::SchemaMissing { .. });
+    tx.rollback().await?;
+    let (mut tx, key) = (db.begin().await?, number_key("1"));
+    assert_error!(KeySet::<Booking>::start_or_find(&mut tx, "booking", &key).await, Error::SchemaMissing { .. });
+    tx.rollback().await?;
+    Ok(())
+}
+
 async fn each_single_missing_table_is_told<DB: Subject>(db: TestDb<DB>) -> Clause {
     db.will_damage();
-    for table in ["saga_outbox_message", "saga_snapshot", "saga_consumer", "saga_timeout", "saga_commit", "saga_stream"]
-    {
+    for table in tables(&db).await? {
         drop_schema(db.pool()).await?;
         let _ = migrate(db.pool()).await?;
         db.sql("DROP VIEW saga_event").await?;
         db.sql(format!("DROP TABLE {table}")).await?;
-        let (store, mut conn) = (db.store(), db.conn().await?);
-        let refused = match table {
-            "saga_outbox_message" => store.find_batch(&mut conn, None, 1).await.map(drop),
-            "saga_snapshot" => store.load_saga_snapshot(&mut conn, "counter", &instance("1")).await.map(drop),
-            "saga_timeout" => store.timeout_stats(&mut conn).await.map(drop),
-            "saga_consumer" => store.consumer_position(&mut conn, "reader").await.map(drop),
-            _ => store.read_page(&mut conn, &stream("a"), Offset::ZERO, 1).await.map(drop),
-        };
-        assert_error!(refused, Error::SchemaMissing { .. });
+        assert_error!(Box::pin(use_table(&db, &table)).await, Error::SchemaMissing { .. });
     }
     Ok(())
+}
+
+async fn use_table<DB: Subject>(db: &TestDb<DB>, table: &str) -> sagastore::Result<()> {
+    if table == "saga_lease" {
+        return db.lock(LONG_LEASE).obtain_no_wait(&resource("1"), &client("one")).await.map(drop);
+    }
+    let (store, mut conn) = (db.store(), db.conn().await.unwrap());
+    match table {
+        "saga_outbox_message" | "saga_outbox" => store.find_batch(&mut conn, None, 1).await.map(drop),
+        "saga_snapshot" => store.load_saga_snapshot(&mut conn, "counter", &instance("1")).await.map(drop),
+        "saga_timeout" => store.timeout_stats(&mut conn).await.map(drop),
+        "saga_consumer" => store.consumer_position(&mut conn, "reader").await.map(drop),
+        "saga_inbox" => Inbox::new("reader")?.has_received::<DB>(&mut conn, MessageId::new()).await.map(drop),
+        "saga_correlation_key" => KeySet::<Booking>::find::<DB>(&mut conn, "booking", &number_key("1")).await.map(drop),
+        "saga_parked_message" => parked_messages::<DB>(&mut conn, ParkedFilter::default(), 1).await.map(drop),
+        "saga_global_epoch" => store.read_global(&mut conn, GlobalPosition::START, 1).await.map(drop),
+        "saga_commit" | "saga_stream" => store.read_page(&mut conn, &stream("a"), Offset::ZERO, 1).await.map(drop),
+        _ => panic!("what needs {table}?"),
+    }
+}
+
+/// All that migrating makes, but for what it remembers, and for the global order where that is an option.
+pub(crate) async fn tables<DB: Subject>(db: &TestDb<DB>) -> anyhow::Result<Vec<String>> {
+    let rows = db
+        .rows(match DB::KIND {
+            Kind::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+            Kind::Postgres => "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()",
+            Kind::Mysql => {
+                "SELECT table_name
+                FROM information_schema.tables
+                WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'"
+            }
+        })
+        .await?;
+    let names = rows.into_iter().filter_map(|mut row| row.swap_remove(0));
+    let optional = [MIGRATIONS_TABLE, "saga_global_order", "saga_position"];
+    let tables: Vec<_> = names.filter(|name| !optional.contains(&name.as_str())).collect();
+    assert!(tables.len() >= 10, "{tables:?}");
+    Ok(tables)
 }
 
 async fn reading_and_writing_rows_is_all_the_right_that_is_needed<DB: Subject>(db: TestDb<DB>) -> Clause {
@@ -331,4 +365,23 @@ async fn dropping_removes_what_migrating_made_and_nothing_else<DB: Subject>(db: 
     drop_schema(db.pool()).await?;
     assert_eq!(db.count("SELECT COUNT(*) FROM saga_of_the_application WHERE note = 'kept'").await?, 1);
     Ok(())
+}
+
+/// What the next one wrote on a connection was lost with a transaction of which nobody knew.
+async fn a_migration_that_is_dropped_at_any_step_spoils_no_connection<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const MAX_STEPS: u32 = 500;
+    let pool = PoolOptions::<DB>::new().max_connections(1).connect_with(db.home().options.clone()).await?;
+    for steps in 1..MAX_STEPS {
+        let done = cut_after(steps, migrate(&pool)).await;
+        let (persister, id) = (db.persister(), instance(&steps.to_string()));
+        let counted = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1)));
+        let counted = tokio::time::timeout(std::time::Duration::from_secs(10), counted).await;
+        let _ = counted.context("the connection does not come home")??;
+        assert_eq!(db.state(&Counter, id.as_str()).await?, Some((1, 1)), "dropped after {steps} steps");
+        if let Some(done) = done {
+            assert!(steps > 3 && matches!(done?, Migrated::NothingToDo { .. }));
+            return Ok(());
+        }
+    }
+    anyhow::bail!("it does not come to an end")
 }
