@@ -2,10 +2,14 @@
 
 use std::fmt::Display;
 
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+
 use crate::contents::{self, CommonCause, Texts};
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::ids::Offset;
+use crate::message_store::PAGE_BYTES;
 use crate::outbox::{Damage, DeadLetter, DeadLetters, OrderKey, OutboxId, OutboxRecord, WaitingPage};
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
@@ -41,6 +45,11 @@ impl SlowRow {
             row: if self.stream == 0 { self.row } else { 0 },
         }
     }
+
+    /// Bytes that the row holds in memory, about.
+    fn size(&self) -> usize {
+        self.contents.len() + self.body.len()
+    }
 }
 
 /// An error as it is kept beside a message. No database keeps all texts with a NUL.
@@ -50,17 +59,23 @@ pub(crate) fn error_text(error: &impl Display, max_bytes: usize) -> String {
     text
 }
 
-/// Rows in delivery order.
-pub(crate) fn page(rows: Vec<SlowRow>) -> WaitingPage {
-    let mut page = WaitingPage { end: rows.last().map(SlowRow::id), ..WaitingPage::default() };
-    for row in rows {
+/// Rows in delivery order, as they come, up to a limit on their bytes; one at least.
+pub(crate) async fn page(mut rows: BoxStream<'_, sqlx::Result<SlowRow>>) -> sqlx::Result<WaitingPage> {
+    let (mut page, mut bytes) = (WaitingPage::default(), 0);
+    while let Some(row) = rows.try_next().await? {
         let (id, key) = (row.id(), OrderKey::new(row.id(), &row.aggregate_type, &row.aggregate_id));
+        bytes += row.size();
+        page.end = Some(id);
         match record(row) {
             Ok(record) => page.records.push(record),
             Err(error) => page.damaged.push(Damage { id, key, error }),
         }
+        if bytes >= PAGE_BYTES {
+            page.cut = true;
+            break;
+        }
     }
-    page
+    Ok(page)
 }
 
 /// The message of a row; why not, if it cannot be read.

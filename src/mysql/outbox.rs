@@ -45,11 +45,10 @@ impl OutboxTables<MySql> for MySqlStore {
         after: OutboxId,
         limit: u32,
     ) -> Result<WaitingPage> {
-        let rows = match select_waiting(conn, selection, after, limit).await {
-            Ok(rows) => rows,
-            Err(error) => return Err(classify("reading the outbox", error)),
-        };
-        Ok(slow_lane::page(rows))
+        match select_waiting(conn, selection, after, limit).await {
+            Ok(page) => Ok(page),
+            Err(error) => Err(classify("reading the outbox", error)),
+        }
     }
 
     async fn lock_marked(&self, tx: &mut Transaction<'_, MySql>, id: OutboxId) -> Result<Option<Marked>> {
@@ -230,8 +229,8 @@ async fn select_waiting(
     selection: Selection,
     after: OutboxId,
     limit: u32,
-) -> sqlx::Result<Vec<SlowRow>> {
-    sqlx::query(
+) -> sqlx::Result<WaitingPage> {
+    let rows = sqlx::query(
         "SELECT
             recorded_at,
             stream_id,
@@ -301,8 +300,8 @@ async fn select_waiting(
             attempts: row.try_get(9)?,
         })
     })
-    .fetch_all(conn)
-    .await
+    .fetch(conn);
+    slow_lane::page(rows).await
 }
 
 /// The time for a new record. A statement of its own: within the insert, it would lock what others are

@@ -66,6 +66,8 @@ pub struct WaitingPage {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) records: Vec<OutboxRecord>,
+    /// The page ended early at a limit on its bytes.
+    pub cut: bool,
     /// Commits and rows that cannot be read. Nothing of their streams that comes after them is among the records.
     pub(crate) damaged: Vec<(OutboxId, Error)>,
 }
@@ -128,7 +130,7 @@ async fn read<DB: Database, T: OutboxTables<DB> + ?Sized>(
     let last = commits.max().map(|id| OutboxId { index: i64::MAX, row: i64::MAX, ..id });
     let is_more = marked.cut || count(marked.commits.len() + marked.damaged.len()) > limit;
     let fast_end = last.filter(|_| is_more);
-    let slow_end = waiting.end.filter(|_| count(waiting.records.len() + waiting.damaged.len()) >= limit);
+    let slow_end = waiting.end.filter(|_| waiting.cut || count(waiting.records.len() + waiting.damaged.len()) >= limit);
     // Beyond the end of one lane's page, it may hold what comes before what the other has.
     let end = fast_end.into_iter().chain(slow_end).min();
     let is_within = |id: OutboxId| end.is_none_or(|end| id <= end);

@@ -101,7 +101,7 @@ pub trait OutboxTables<DB: Database>: LeaseTables<DB> + DeadLetterTables<DB> {
         limit: u32,
     ) -> Result<MarkedPage>;
 
-    /// Due rows of the slow lane after `after`, at most `limit`.
+    /// Due rows of the slow lane after `after`, at most `limit`; fewer if they are large.
     async fn waiting(
         &self,
         conn: &mut DB::Connection,

@@ -189,7 +189,8 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
     /// before any SQL; the database's.
     async fn save(&self, tx: &mut Transaction<'_, DB>, records: &[NewOutboxRecord]) -> Result<()>;
 
-    /// The next records after `after` in delivery order, at most `limit`, of those that are due.
+    /// The next records after `after` in delivery order, at most `limit`, of those that are due. Fewer if they are large:
+    /// only an empty batch is the end.
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a commit is damaged; the database's.

@@ -45,11 +45,10 @@ impl OutboxTables<Postgres> for PostgresStore {
         after: OutboxId,
         limit: u32,
     ) -> Result<WaitingPage> {
-        let rows = match select_waiting(conn, selection, after, limit).await {
-            Ok(rows) => rows,
-            Err(error) => return Err(classify("reading the outbox", error)),
-        };
-        Ok(slow_lane::page(rows))
+        match select_waiting(conn, selection, after, limit).await {
+            Ok(page) => Ok(page),
+            Err(error) => Err(classify("reading the outbox", error)),
+        }
     }
 
     async fn lock_marked(&self, tx: &mut Transaction<'_, Postgres>, id: OutboxId) -> Result<Option<Marked>> {
@@ -222,8 +221,8 @@ async fn select_waiting(
     selection: Selection,
     after: OutboxId,
     limit: u32,
-) -> sqlx::Result<Vec<SlowRow>> {
-    sqlx::query(
+) -> sqlx::Result<WaitingPage> {
+    let rows = sqlx::query(
         "SELECT
             recorded_at,
             stream_id,
@@ -289,8 +288,8 @@ async fn select_waiting(
             attempts: i64::from(row.try_get::<i32, _>(9)?),
         })
     })
-    .fetch_all(conn)
-    .await
+    .fetch(conn);
+    slow_lane::page(rows).await
 }
 
 async fn insert_new(conn: &mut PgConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {

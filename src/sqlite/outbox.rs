@@ -41,11 +41,10 @@ impl OutboxTables<Sqlite> for SqliteStore {
         after: OutboxId,
         limit: u32,
     ) -> Result<WaitingPage> {
-        let rows = match select_waiting(conn, selection, after, limit).await {
-            Ok(rows) => rows,
-            Err(error) => return Err(explain(conn, "reading the outbox", error).await),
-        };
-        Ok(slow_lane::page(rows))
+        match select_waiting(conn, selection, after, limit).await {
+            Ok(page) => Ok(page),
+            Err(error) => Err(explain(conn, "reading the outbox", error).await),
+        }
     }
 
     async fn lock_marked(&self, tx: &mut Transaction<'_, Sqlite>, id: OutboxId) -> Result<Option<Marked>> {
@@ -118,8 +117,8 @@ async fn select_waiting(
     selection: Selection,
     after: OutboxId,
     limit: u32,
-) -> sqlx::Result<Vec<SlowRow>> {
-    sqlx::query(
+) -> sqlx::Result<WaitingPage> {
+    let rows = sqlx::query(
         "SELECT
             recorded_at,
             stream_id,
@@ -185,8 +184,8 @@ async fn select_waiting(
             attempts: row.try_get(9)?,
         })
     })
-    .fetch_all(conn)
-    .await
+    .fetch(conn);
+    slow_lane::page(rows).await
 }
 
 async fn insert_new(conn: &mut SqliteConnection, record: &NewOutboxRecord, contents: &str) -> sqlx::Result<()> {

@@ -2,13 +2,14 @@
 
 use sagastore::{NewOutboxRecord, OutboxRepository};
 
-use crate::harness::sample::{Counter, added, event, numbers};
+use crate::harness::sample::{Counter, added, event, event_of, numbers};
 use crate::harness::{Clause, Sent, Subject, TestDb, amount, attempts, clauses, quick, stream_of};
 
 clauses! {
     a_damaged_commit_holds_up_its_stream_and_no_other: FUSED,
     damage_is_counted_in_the_shares_of_all_workers: FUSED,
     a_damaged_row_holds_up_its_stream_and_no_other,
+    many_large_damaged_rows_hold_up_no_other_stream,
 }
 
 /// Spoils the checksum of one commit.
@@ -82,5 +83,23 @@ async fn a_damaged_row_holds_up_its_stream_and_no_other<DB: Subject>(db: TestDb<
     let dispatched = db.dispatcher(sent.emitter()).dispatch_once().await?;
     assert_eq!(dispatched.damaged, 3);
     assert_eq!(numbers(&sent.records()), [2]);
+    Ok(())
+}
+
+/// They fill more than one page of the outbox, on which there is nothing to deliver.
+async fn many_large_damaged_rows_hold_up_no_other_stream<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const LARGE: usize = 4_000_000;
+    db.will_damage();
+    for number in 0..7_u32 {
+        let large = event_of("application/octet-stream", vec![b' '; LARGE]);
+        db.save_records(&[NewOutboxRecord::new("account", number.to_string(), large)]).await?;
+    }
+    assert_eq!(db.sql("UPDATE saga_outbox_message SET contents = 'x'").await?, 7);
+    db.save_records(&[NewOutboxRecord::new("account", "good", event(7))]).await?;
+    let sent = Sent::default();
+    let dispatcher = db.dispatcher(sent.emitter()).with_settings(quick().with_workers(1)?);
+    let dispatched = dispatcher.dispatch_once().await?;
+    assert_eq!((dispatched.delivered, dispatched.damaged), (1, 7));
+    assert_eq!(numbers(&sent.records()), [7]);
     Ok(())
 }

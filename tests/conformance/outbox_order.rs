@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sagastore::{MessageId, NewOutboxRecord, Outbox, OutboxRecord, OutboxRepository, SnapshotFrequency, StreamName};
 
-use crate::harness::sample::{Counter, CounterEvent, Order, added, event, events, instance, note, numbers};
+use crate::harness::sample::{Counter, CounterEvent, Order, added, event, event_of, events, instance, note, numbers};
 use crate::harness::{Clause, Mode, Subject, TestDb, clauses};
 
 clauses! {
@@ -12,6 +12,7 @@ clauses! {
     a_stream_keeps_its_order_when_the_clock_of_the_database_steps_back,
     an_aggregate_keeps_its_order_when_the_clock_of_the_database_steps_back,
     large_messages_come_in_order_whatever_the_batch_size,
+    large_records_come_in_order_and_few_at_a_time,
     what_is_left_of_a_unit_of_work_stays_between_its_neighbours,
 }
 
@@ -152,6 +153,38 @@ async fn large_messages_come_in_order_whatever_the_batch_size<DB: Subject>(db: T
             assert_eq!(&ids_of(&records, id), sent, "{id} in batches of {batch_size}");
         }
     }
+    Ok(())
+}
+
+/// Bytes of payload after which a page of the outbox ends early.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Such records, due at once, were all read into memory, however many.
+async fn large_records_come_in_order_and_few_at_a_time<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const RECORDS: u32 = 9;
+    let large = |number: u32| {
+        let json = format!("{{\"number\":{number}}}");
+        event_of("application/json", format!("{json}{}", " ".repeat(LARGE - json.len())))
+    };
+    for number in 0..RECORDS {
+        db.save_records(&[NewOutboxRecord::new("account", "1", large(number))]).await?;
+        // What is in the other lane must wait for what comes before it.
+        db.publish(&Counter, "a", [added(i64::from(number))]).await?;
+    }
+    let (mut conn, mut records) = (db.conn().await?, Vec::<OutboxRecord>::new());
+    loop {
+        let batch = db.store().find_batch(&mut conn, records.last().map(|record| record.id), 10_000).await?;
+        if batch.is_empty() {
+            break;
+        }
+        let bytes: usize = batch.iter().map(|record| record.payload().len()).sum();
+        assert!(bytes <= PAGE_BYTES + LARGE, "a batch of {bytes} bytes");
+        records.extend(batch);
+    }
+    assert!(records.is_sorted_by(|a, b| a.id < b.id), "delivery order");
+    let (large, small): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record.aggregate_id == "1");
+    assert_eq!(numbers(&large), (0..RECORDS).collect::<Vec<_>>());
+    assert_eq!(amounts(&small)["a"], (0..i64::from(RECORDS)).collect::<Vec<_>>());
     Ok(())
 }
 
