@@ -19,6 +19,7 @@
 
 mod batch;
 mod ownership;
+mod restart;
 mod retry;
 mod settings;
 mod stop;
@@ -37,6 +38,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use self::ownership::Ownership;
+use self::restart::unless_it_panics;
 use self::stop::{Stop, stopper};
 use self::worker::Shared;
 use crate::backend::Backend;
@@ -138,8 +140,8 @@ impl<DB: Backend> Dispatcher<DB> {
     /// Relays until `shutdown` completes; then waits for what is under way, no longer than the grace, and hands its
     /// partitions and its slot back. A database that does not answer then holds that up for half the grace if there is
     /// something to acknowledge, and for the grace, at least two seconds, for handing back. One that cannot be reached
-    /// before is tried again for as long as it takes. Dropped half-way, it sends nothing more, and its share is free after
-    /// expiry.
+    /// before is tried again for as long as it takes; so is what panics, as an emitter's error may or who listens to
+    /// `tracing`. Dropped half-way, it sends nothing more, and its share is free after expiry.
     ///
     /// Needs a tokio runtime with time and I/O.
     pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> Dispatched {
@@ -185,8 +187,13 @@ impl<DB: Backend> Dispatcher<DB> {
     }
 }
 
-/// Looks after slot and leases; once a stop is requested, only keeps the leases under which messages are under way.
+/// Looks after slot and leases until the end, also after a panic.
 async fn keep<DB: Backend>(shared: Arc<Shared<DB>>, waker: OutboxWaker, stop: Stop, end: Stop) {
+    while unless_it_panics("looking after its partitions", &stop, hold(&shared, &waker, &stop, &end)).await.is_none() {}
+}
+
+/// Looks after slot and leases; once a stop is requested, only keeps the leases under which messages are under way.
+async fn hold<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker, stop: &Stop, end: &Stop) {
     let mut measured = None::<Instant>;
     while !stop.is_requested() {
         match shared.ownership.refresh().await {
@@ -197,7 +204,7 @@ async fn keep<DB: Backend>(shared: Arc<Shared<DB>>, waker: OutboxWaker, stop: St
         }
         if telemetry::MEASURES && measured.is_none_or(|at| at.elapsed() >= telemetry::MEASURE_INTERVAL) {
             measured = Some(Instant::now());
-            if let Err(error) = measure(&shared).await {
+            if let Err(error) = measure(shared).await {
                 telemetry::failing("measuring the outbox", &error);
             }
         }
@@ -207,7 +214,7 @@ async fn keep<DB: Backend>(shared: Arc<Shared<DB>>, waker: OutboxWaker, stop: St
             () = stop.requested() => {}
         }
     }
-    renew(&shared, &end).await;
+    renew(shared, end).await;
 }
 
 /// Renews leases until the end.
@@ -231,13 +238,27 @@ async fn measure<DB: Backend>(shared: &Shared<DB>) -> Result<()> {
     Ok(())
 }
 
-/// Relays whenever it is woken, every so often, and when a timeout is due.
+/// Relays until a stop is requested, also after a panic. What was under way then is delivered again.
 async fn work<DB: Backend>(shared: Arc<Shared<DB>>, worker: u32, waker: OutboxWaker, stop: Stop) -> Dispatched {
-    let (mut total, mut wakes) = (Dispatched::default(), waker.subscribe());
+    let mut total = Dispatched::default();
+    let doing = "relaying messages";
+    while unless_it_panics(doing, &stop, relay(&shared, worker, &waker, &stop, &mut total)).await.is_none() {}
+    total
+}
+
+/// Relays whenever it is woken, every so often, and when a timeout is due.
+async fn relay<DB: Backend>(
+    shared: &Shared<DB>,
+    worker: u32,
+    waker: &OutboxWaker,
+    stop: &Stop,
+    total: &mut Dispatched,
+) {
+    let mut wakes = waker.subscribe();
     while !stop.is_requested() {
         wakes.mark_unchanged();
         let mut pause = shared.settings.poll;
-        match shared.drain(worker, &stop).await {
+        match shared.drain(worker, stop).await {
             Ok(drained) => {
                 total.add(drained.dispatched);
                 pause = drained.pause(pause);
@@ -250,5 +271,4 @@ async fn work<DB: Backend>(shared: Arc<Shared<DB>>, worker: u32, waker: OutboxWa
             () = stop.requested() => {}
         }
     }
-    total
 }

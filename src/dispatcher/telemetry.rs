@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use super::worker::Dispatched;
-use crate::emitter::DeliveryFailure;
 use crate::error::Error;
 use crate::lock::ClientId;
 use crate::outbox::{Next, OutboxRecord, PartitionLag};
 
-pub(super) fn failed(record: &OutboxRecord, attempts: u32, error: &DeliveryFailure, next: Next) {
+pub(super) fn failed(record: &OutboxRecord, attempts: u32, error: &str, next: Next) {
     let message = record.envelope.message_id;
     let (aggregate_type, aggregate_id) = (record.aggregate_type.as_str(), record.aggregate_id.as_str());
     let position = record.id;
@@ -81,6 +80,14 @@ pub(super) fn lease_lost(dispatcher: &ClientId, partition: i64) {
     tracing::warn!(
         name: "outbox.lease_lost", target: "sagastore", %dispatcher, partition,
         "a partition was taken over; what was under way of it is delivered again"
+    );
+}
+
+/// A part of a dispatcher.
+pub(super) fn panicked(doing: &'static str) {
+    tracing::error!(
+        name: "outbox.dispatcher_panicked", target: "sagastore", doing,
+        "the dispatcher panicked, in code that it was given or in its own, and goes on"
     );
 }
 

@@ -167,8 +167,9 @@ impl<DB: Backend> Shared<DB> {
         let failed = |(record, error): (Arc<OutboxRecord>, crate::emitter::DeliveryFailure)| {
             let attempts = record.attempts.saturating_add(1);
             let next = self.settings.retry.next(attempts);
-            telemetry::failed(&record, attempts, &error, next);
-            let error = slow_lane::error_text(&error, MAX_LAST_ERROR_BYTES);
+            let text = error.text();
+            telemetry::failed(&record, attempts, &text, next);
+            let error = slow_lane::error_text(&text, MAX_LAST_ERROR_BYTES);
             (record.partition(), Failure { id: record.id, attempts, error, next })
         };
         Decided {

@@ -1,6 +1,7 @@
 //! One record on its way, and what became of it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -37,6 +38,9 @@ pub struct DeliveryFailure {
     pub source: Cause,
 }
 
+/// What stands for the text of an error that panics when it is asked for it.
+const UNREADABLE: &str = "it panicked when it was asked for its text";
+
 /// In what way a delivery failed. The message may have arrived nevertheless, except where it was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -62,6 +66,12 @@ impl fmt::Display for FailureKind {
 impl DeliveryFailure {
     pub(crate) fn new(kind: FailureKind, source: impl Into<Cause>) -> Self {
         Self { kind, source: source.into() }
+    }
+
+    /// As it is shown. What the emitter said is foreign code, which must not take the dispatcher along.
+    pub(crate) fn text(&self) -> String {
+        let shown = catch_unwind(AssertUnwindSafe(|| self.to_string()));
+        shown.unwrap_or_else(|_| format!("{}: {UNREADABLE}", self.kind))
     }
 }
 

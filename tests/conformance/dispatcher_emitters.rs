@@ -1,13 +1,15 @@
 //! Emitters that misbehave.
 
+use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use sagastore::OutboxRecord;
 use sagastore::dispatcher::Dispatcher;
 use sagastore::emitter::{Delivery, Emitter, emitter_fn};
+use sagastore::{OutboxRecord, OutboxRepository};
 use sqlx::pool::PoolOptions;
 
 use crate::harness::sample::{Counter, added};
@@ -16,6 +18,8 @@ use crate::harness::{Clause, Mode, Relay, Sent, Subject, TestDb, amount, attempt
 clauses! {
     a_panic_fails_the_message_that_it_is_about,
     a_panic_of_the_whole_call_fails_its_messages_and_the_dispatcher_goes_on,
+    an_error_that_panics_when_it_is_shown_is_as_good_as_any,
+    a_worker_that_panics_goes_on,
     a_message_that_is_never_reported_fails_in_time,
     a_message_that_is_dropped_fails,
     a_report_that_comes_late_changes_nothing,
@@ -70,6 +74,87 @@ async fn a_panic_of_the_whole_call_fails_its_messages_and_the_dispatcher_goes_on
     assert_eq!(dispatched.delivered, 20);
     ensure!(dispatched.failed > 0);
     ensure!(sent.amounts().values().all(|amounts| *amounts == [1, 2]));
+    Ok(())
+}
+
+/// An error that panics when it is shown; without the message of the panic hook, which would bury the results of the suite.
+#[derive(Debug)]
+struct Unspeakable;
+
+impl fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        resume_unwind(Box::new("on purpose"))
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+/// It ended the worker, whose partitions stood still from then on, and the message never became a dead letter.
+async fn an_error_that_panics_when_it_is_shown_is_as_good_as_any<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_relay();
+    db.publish(&Counter, "bad", [added(666)]).await?;
+    for stream in 0..10 {
+        db.publish(&Counter, &stream.to_string(), [added(1), added(2)]).await?;
+    }
+    let sent = Sent::default();
+    let log = sent.clone();
+    let emitter = emitter_fn(move |record: OutboxRecord| {
+        let refused = amount(&record) == 666;
+        if !refused {
+            log.push(record);
+        }
+        async move { if refused { Err(Unspeakable) } else { Ok(()) } }
+    });
+    let settings = quick().with_workers(1)?.with_retry(attempts(3));
+    let relay = Relay::start(db.dispatcher(emitter).with_settings(settings));
+    let dead = "SELECT COUNT(*) FROM saga_outbox_message WHERE dead_at IS NOT NULL";
+    until("all messages", async || Ok(sent.len() == 20 && db.count(dead).await? == 1)).await?;
+    let dispatched = relay.stop().await?;
+    assert_eq!((dispatched.delivered, dispatched.failed, dispatched.dead), (20, 2, 1));
+    let letters = db.store().dead_letters(&mut *db.conn().await?, None, 10).await?;
+    assert_eq!((letters.len(), letters[0].record.attempts), (1, 3));
+    let text = &letters[0].last_error;
+    ensure!(text.contains("the emitter reported an error") && text.contains("panicked"), "{text}");
+    Ok(())
+}
+
+/// An error that panics when it is dropped, if it is to.
+#[derive(Debug, thiserror::Error)]
+#[error("poison")]
+struct Explosive {
+    is_live: bool,
+}
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        if self.is_live {
+            resume_unwind(Box::new("on purpose"));
+        }
+    }
+}
+
+/// Nobody noticed before the dispatcher was stopped, while its leases were renewed.
+async fn a_worker_that_panics_goes_on<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_relay();
+    for stream in 0..10 {
+        db.publish(&Counter, &stream.to_string(), [added(1), added(2)]).await?;
+    }
+    let (sent, tries) = (Sent::default(), AtomicU32::new(0));
+    let log = sent.clone();
+    let emitter = emitter_fn(move |record: OutboxRecord| {
+        let refused = record.aggregate_id == "5" && tries.fetch_add(1, Ordering::Relaxed) < 2;
+        if !refused {
+            log.push(record);
+        }
+        async move { if refused { Err(Explosive { is_live: true }) } else { Ok(()) } }
+    });
+    let relay = Relay::start(db.dispatcher(emitter).with_settings(quick().with_workers(1)?));
+    until("all messages", async || Ok(db.outbox().await?.is_empty())).await?;
+    assert_eq!(relay.stop().await?.delivered, 20);
+    assert_eq!(sent.of("5"), [1, 2], "what it panicked about was tried again");
+    // What was sent with it was not acknowledged, and so came again.
+    ensure!(sent.amounts().values().all(|amounts| amounts.ends_with(&[1, 2])), "{:?}", sent.amounts());
+    assert_eq!(db.leases().await?, 0);
     Ok(())
 }
 
