@@ -120,7 +120,7 @@ impl Inbox {
 
     /// Forgets what was handled longer than `retention` ago by the database's clock, in steps of [`INBOX_FORGET_STEP`],
     /// each a transaction of its own; says how many messages that were. A message that comes again after it was forgotten
-    /// is handled again. May be dropped half-way, and called by several at once.
+    /// is handled again. What becomes so old meanwhile is left to the next call. May be dropped half-way, and called by several at once.
     ///
     /// # Errors
     /// The database's.
@@ -130,7 +130,8 @@ impl Inbox {
         let mut forgotten = 0;
         let ended = loop {
             match store.forget_handled(&mut conn, &self.consumer, retention, INBOX_FORGET_STEP).await {
-                Ok(0) => break Ok(forgotten),
+                // What becomes too old meanwhile is left to the next call, lest this one go on for ever.
+                Ok(some) if some < u64::from(INBOX_FORGET_STEP) => break Ok(forgotten + some),
                 Ok(some) => forgotten += some,
                 Err(error) => break Err(error),
             }

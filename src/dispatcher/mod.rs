@@ -40,7 +40,7 @@ use uuid::Uuid;
 use self::ownership::Ownership;
 use self::restart::unless_it_panics;
 use self::stop::{Stop, stopper};
-use self::worker::Shared;
+use self::worker::{Horizon, Shared};
 use crate::backend::Backend;
 use crate::emitter::Emitter;
 use crate::error::Result;
@@ -110,6 +110,9 @@ impl<DB: Backend> Dispatcher<DB> {
     /// Relays everything that is due in this dispatcher's share, and hands the share back: for cron jobs and tests. Does
     /// nothing if all slots are taken.
     ///
+    /// What is recorded after it began is left to the next call, also what its own deliveries lead to; so it comes to an end
+    /// under any load. A failed message is tried again by the same call if its retry comes at once.
+    ///
     /// # Errors
     /// The database's. What was delivered before, and not acknowledged, is delivered again.
     pub async fn dispatch_once(&self) -> Result<Dispatched> {
@@ -120,7 +123,8 @@ impl<DB: Backend> Dispatcher<DB> {
             // The leases may have to be renewed before everything is relayed.
             let (drainer, is_drained) = stopper();
             let drain = async {
-                let workers = (0..self.settings.workers).map(|worker| shared.drain(worker, &stop));
+                let workers =
+                    (0..self.settings.workers).map(|worker| shared.drain(worker, &stop, Horizon::FirstLook(None)));
                 let drained = try_join_all(workers).await;
                 drainer.stop(Duration::ZERO);
                 drained
@@ -258,7 +262,7 @@ async fn relay<DB: Backend>(
     while !stop.is_requested() {
         wakes.mark_unchanged();
         let mut pause = shared.settings.poll;
-        match shared.drain(worker, stop).await {
+        match shared.drain(worker, stop, Horizon::Open).await {
             Ok(drained) => {
                 total.add(drained.dispatched);
                 pause = drained.pause(pause);

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::lock::MAX_LOCK_CONTENTION_RETRIES;
 use crate::lock::tables::LeaseTables;
 use crate::message_store::MessageStore;
-use crate::outbox::{Failure, Found, Next, OutboxId, OutboxRecord, Selection, find, settle};
+use crate::outbox::{Failure, Found, Next, OutboxId, OutboxRecord, OutboxTables, Selection, find, settle};
 use crate::slow_lane;
 use crate::timeout::{Released, release};
 
@@ -78,6 +78,15 @@ impl Drained {
     }
 }
 
+/// Up to when what was recorded is relayed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Horizon {
+    /// Without end: what is recorded meanwhile, too.
+    Open,
+    /// By the first look, which sets it. Under a load that never pauses there is always more.
+    FirstLook(Option<i64>),
+}
+
 /// What was done in one round.
 #[derive(Default)]
 struct Round {
@@ -101,29 +110,30 @@ struct Decided {
 }
 
 impl<DB: Backend> Shared<DB> {
-    /// Relays until nothing is due, or a stop is requested.
-    pub(super) async fn drain(&self, worker: u32, stop: &Stop) -> Result<Drained> {
+    /// Relays until nothing within the horizon is due, or a stop is requested.
+    pub(super) async fn drain(&self, worker: u32, stop: &Stop, mut horizon: Horizon) -> Result<Drained> {
         let mut total = Drained::default();
         while !stop.is_requested() {
             let taken = self.ownership.take(worker, self.settings.workers);
             let given_back = GiveBack { ownership: &self.ownership, taken: &taken };
-            let round = if taken.is_empty() { Ok(Round::default()) } else { self.round(&taken, stop).await };
+            let round =
+                if taken.is_empty() { Ok(Round::default()) } else { self.round(&taken, stop, &mut horizon).await };
             drop(given_back);
             let Round { dispatched, timeouts } = round?;
             total.dispatched.add(dispatched);
             total.next_due = timeouts.next;
-            // Timeouts that were handed over may wait behind a failed message; more may be due.
-            if dispatched.is_nothing() && timeouts.count == 0 {
+            // Timeouts that were handed over may wait behind a failed message; more are due only if they were a whole batch.
+            if dispatched.is_nothing() && timeouts.count < u64::from(self.settings.batch) {
                 break;
             }
         }
         Ok(total)
     }
 
-    async fn round(&self, taken: &[Taken], stop: &Stop) -> Result<Round> {
+    async fn round(&self, taken: &[Taken], stop: &Stop, horizon: &mut Horizon) -> Result<Round> {
         // Nothing is under way yet: a stop need not wait for a database that does not answer.
         let (timeouts, found) = tokio::select! {
-            found = self.find(taken) => found?,
+            found = self.find(taken, horizon) => found?,
             () = stop.requested() => (Released::default(), Found::default()),
         };
         let Found { records, damaged } = found;
@@ -146,19 +156,26 @@ impl<DB: Backend> Shared<DB> {
     }
 
     /// Hands over the timeouts that are due, then looks for messages. No transaction and no connection is held afterwards.
-    async fn find(&self, taken: &[Taken]) -> Result<(Released, Found)> {
+    async fn find(&self, taken: &[Taken], horizon: &mut Horizon) -> Result<(Released, Found)> {
         let partitions = taken.iter().fold(0_i64, |mask, taken| mask | 1 << taken.partition);
         let selection = Selection { partitions, behind_failed: self.settings.after_failure == AfterFailure::Skip };
         let mut conn = self.ownership.connect().await?;
         let batch = self.settings.batch;
         let found = async {
             let timeouts = release(&self.store, &mut conn, partitions, batch).await?;
+            // Timeouts that were due are among what was recorded.
+            if let Horizon::FirstLook(then @ None) = horizon {
+                *then = Some(self.store.recorded_by(&mut conn).await?);
+            }
             let found = find(&self.store, &mut conn, selection, OutboxId::START, batch).await?;
             Ok((timeouts, found))
         };
         let found = found.await;
         conn.release();
         let (timeouts, mut found) = found?;
+        if let Horizon::FirstLook(Some(then)) = *horizon {
+            found.keep_recorded_by(then);
+        }
         found.keep_commits(batch);
         Ok((timeouts, found))
     }

@@ -113,6 +113,13 @@ impl OutboxTables<MySql> for MySqlStore {
         }
     }
 
+    async fn recorded_by(&self, conn: &mut MySqlConnection) -> Result<i64> {
+        match outbox_stats::recorded_by(conn).await {
+            Ok(time) => Ok(time),
+            Err(error) => Err(classify("measuring the outbox", error)),
+        }
+    }
+
     async fn outbox_stats(&self, conn: &mut MySqlConnection) -> Result<OutboxStats> {
         match outbox_stats::stats(conn).await {
             Ok(stats) => Ok(stats),

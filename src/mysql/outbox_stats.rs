@@ -8,6 +8,18 @@ use sqlx::{MySqlConnection, Row};
 use crate::outbox::{OutboxStats, PartitionLag};
 use crate::timestamp::Timestamp;
 
+pub(super) async fn recorded_by(conn: &mut MySqlConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT GREATEST(
+            TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)),
+            COALESCE((SELECT MAX(undelivered) FROM saga_commit), 0),
+            COALESCE((SELECT MAX(recorded_at) FROM saga_outbox_message), 0)
+        )",
+    )
+    .fetch_one(conn)
+    .await
+}
+
 pub(super) async fn stats(conn: &mut MySqlConnection) -> sqlx::Result<OutboxStats> {
     let row = sqlx::query(
         "SELECT

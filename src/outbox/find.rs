@@ -17,6 +17,12 @@ pub enum OrderKey {
 }
 
 impl Found {
+    /// Keeps what was recorded by then.
+    pub(crate) fn keep_recorded_by(&mut self, then: i64) {
+        self.records.retain(|record| record.id.recorded_at <= then);
+        self.damaged.retain(|(id, _)| id.recorded_at <= then);
+    }
+
     /// Keeps no more than `limit` records, and only whole commits as far as possible: a commit that is acknowledged in
     /// parts costs a row for each message that is left.
     pub(crate) fn keep_commits(&mut self, limit: u32) {
@@ -60,14 +66,14 @@ pub struct WaitingPage {
     pub damaged: Vec<Damage>,
     /// The last row that was looked at.
     pub end: Option<OutboxId>,
+    /// The page ended early at a limit on its bytes.
+    pub cut: bool,
 }
 
 /// What was found for a dispatcher.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) records: Vec<OutboxRecord>,
-    /// The page ended early at a limit on its bytes.
-    pub cut: bool,
     /// Commits and rows that cannot be read. Nothing of their streams that comes after them is among the records.
     pub(crate) damaged: Vec<(OutboxId, Error)>,
 }

@@ -129,6 +129,9 @@ pub trait OutboxTables<DB: Database>: LeaseTables<DB> + DeadLetterTables<DB> {
     /// Deletes rows of the slow lane; says how many were there.
     async fn delete(&self, tx: &mut Transaction<'_, DB>, ids: &[OutboxId]) -> Result<u64>;
 
+    /// By when all was recorded that is in the outbox: the database's clock, or the newest record if that is ahead of it.
+    async fn recorded_by(&self, conn: &mut DB::Connection) -> Result<i64>;
+
     async fn outbox_stats(&self, conn: &mut DB::Connection) -> Result<OutboxStats>;
 
     async fn outbox_lag(&self, conn: &mut DB::Connection) -> Result<Vec<PartitionLag>>;

@@ -96,6 +96,13 @@ impl OutboxTables<Postgres> for PostgresStore {
         }
     }
 
+    async fn recorded_by(&self, conn: &mut PgConnection) -> Result<i64> {
+        match outbox_stats::recorded_by(conn).await {
+            Ok(time) => Ok(time),
+            Err(error) => Err(classify("measuring the outbox", error)),
+        }
+    }
+
     async fn outbox_stats(&self, conn: &mut PgConnection) -> Result<OutboxStats> {
         outbox_stats::stats(conn).await.map_err(|error| classify("measuring the outbox", error))
     }

@@ -8,6 +8,18 @@ use sqlx::{PgConnection, Row};
 use crate::outbox::{OutboxStats, PartitionLag};
 use crate::timestamp::Timestamp;
 
+pub(super) async fn recorded_by(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT GREATEST(
+            (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint,
+            (SELECT MAX(recorded_at) FROM saga_outbox),
+            (SELECT MAX(recorded_at) FROM saga_outbox_message)
+        )",
+    )
+    .fetch_one(conn)
+    .await
+}
+
 pub(super) async fn stats(conn: &mut PgConnection) -> sqlx::Result<OutboxStats> {
     let row = sqlx::query(
         "SELECT

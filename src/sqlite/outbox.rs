@@ -97,6 +97,13 @@ impl OutboxTables<Sqlite> for SqliteStore {
         }
     }
 
+    async fn recorded_by(&self, conn: &mut SqliteConnection) -> Result<i64> {
+        match outbox_stats::recorded_by(conn).await {
+            Ok(time) => Ok(time),
+            Err(error) => Err(explain(conn, "measuring the outbox", error).await),
+        }
+    }
+
     async fn outbox_stats(&self, conn: &mut SqliteConnection) -> Result<OutboxStats> {
         match outbox_stats::stats(conn).await {
             Ok(stats) => Ok(stats),

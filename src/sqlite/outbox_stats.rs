@@ -8,6 +8,18 @@ use sqlx::{Row, SqliteConnection};
 use crate::outbox::{OutboxStats, PartitionLag};
 use crate::timestamp::Timestamp;
 
+pub(super) async fn recorded_by(conn: &mut SqliteConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT MAX(
+            CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER),
+            COALESCE((SELECT MAX(undelivered) FROM saga_commit WHERE undelivered IS NOT NULL), 0),
+            COALESCE((SELECT MAX(recorded_at) FROM saga_outbox_message), 0)
+        )",
+    )
+    .fetch_one(conn)
+    .await
+}
+
 pub(super) async fn stats(conn: &mut SqliteConnection) -> sqlx::Result<OutboxStats> {
     let row = sqlx::query(
         "SELECT

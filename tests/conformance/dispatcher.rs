@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use sagastore::dispatcher::{Dispatched, DispatcherSettings};
 use sagastore::emitter::{Delivery, Emitter};
 use sagastore::{NewOutboxRecord, OutboxRepository, OutboxWaker, Timestamp};
@@ -20,6 +20,7 @@ clauses! {
     a_dispatcher_that_nobody_wakes_looks_by_itself,
     two_passes_at_once_deliver_everything_once: SEVERAL_CONNECTIONS,
     a_pass_that_takes_longer_than_its_leases_delivers_everything,
+    a_pass_ends_however_much_is_recorded_meanwhile,
 }
 
 async fn what_is_pending_is_delivered_once_and_leaves_the_outbox<DB: Subject>(db: TestDb<DB>) -> Clause {
@@ -185,5 +186,42 @@ async fn a_pass_that_takes_longer_than_its_leases_delivers_everything<DB: Subjec
     let dispatched = db.dispatcher(slow).with_settings(settings).dispatch_once().await?;
     assert_eq!(dispatched.delivered, 8);
     assert_eq!(sent.of("a"), (0..8).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Records a message in each lane, and a timeout that is due at once.
+async fn record_more<DB: Subject>(db: &TestDb<DB>, number: u32) -> anyhow::Result<()> {
+    db.save_records(&[NewOutboxRecord::new("account", number.to_string(), event(number))]).await?;
+    db.publish(&Counter, &number.to_string(), [added(1)]).await?;
+    db.schedule(&number.to_string(), &number.to_string(), 1, Duration::ZERO).await?;
+    Ok(())
+}
+
+/// A job that was to relay what is there, and to end, went on for as long as others recorded more.
+async fn a_pass_ends_however_much_is_recorded_meanwhile<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const PENDING: u32 = 10;
+    db.will_relay();
+    for number in 0..PENDING {
+        record_more(&db, number).await?;
+    }
+    // Each delivery leads to more.
+    let (producer, recorded) = (db.clone(), Arc::new(tokio::sync::Mutex::new(PENDING)));
+    let emitter = sagastore::emitter::emitter_fn(move |_: sagastore::OutboxRecord| {
+        let (db, recorded) = (producer.clone(), Arc::clone(&recorded));
+        async move {
+            let mut recorded = recorded.lock().await;
+            record_more(&db, *recorded).await?;
+            *recorded += 1;
+            anyhow::Ok(())
+        }
+    });
+    let dispatcher = db.dispatcher(emitter).with_settings(quick().with_workers(1)?);
+    let pass = tokio::time::timeout(Duration::from_secs(60), dispatcher.dispatch_once()).await;
+    let dispatched = pass.context("it goes on for ever")??;
+    ensure!(dispatched.delivered >= u64::from(PENDING) * 3, "{dispatched:?}: what was there is not delivered");
+    assert_eq!((dispatched.failed, dispatched.dead), (0, 0));
+    let rest = db.dispatcher(Sent::default().emitter()).dispatch_once().await?.delivered;
+    assert_eq!(rest, dispatched.delivered * 3, "the rest is delivered by the next one");
+    ensure!(db.outbox().await?.is_empty());
     Ok(())
 }

@@ -18,6 +18,8 @@ clauses! {
     who_waits_for_a_transaction_that_is_rolled_back_handles_the_message: SERVERS,
     only_what_is_older_than_the_retention_is_forgotten,
     any_number_is_forgotten,
+    forgetting_ends_though_more_becomes_old_meanwhile: SQLITE,
+    what_comes_again_within_the_retention_is_known_while_others_are_forgotten,
     names_are_compared_byte_for_byte,
     a_name_that_cannot_be_stored_is_refused,
 }
@@ -160,6 +162,72 @@ async fn any_number_is_forgotten<DB: Subject>(db: TestDb<DB>) -> Clause {
     let _ = receive(&db, &inbox, kept).await?;
     assert_eq!(inbox.forget(db.pool(), Duration::from_secs(1)).await?, messages);
     assert_eq!(db.count(ROWS).await?, 1);
+    Ok(())
+}
+
+/// It went on for as long as each look found one more.
+async fn forgetting_ends_though_more_becomes_old_meanwhile<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let inbox = Inbox::new("stock")?;
+    for _ in 0..10 {
+        let _ = receive(&db, &inbox, MessageId::new()).await?;
+    }
+    db.sql("UPDATE saga_inbox SET handled_at = handled_at - 2000000").await?;
+    db.sql(
+        "CREATE TRIGGER another_one AFTER DELETE ON saga_inbox
+        BEGIN
+            INSERT INTO saga_inbox (consumer, message_id, handled_at)
+            VALUES (OLD.consumer, randomblob(16), OLD.handled_at);
+        END",
+    )
+    .await?;
+    let forgotten = tokio::time::timeout(Duration::from_secs(20), inbox.forget(db.pool(), Duration::from_secs(1)));
+    assert_eq!(forgotten.await??, 10);
+    assert_eq!(db.count(ROWS).await?, 10, "those are left to the next call");
+    Ok(())
+}
+
+/// Forgets; again while the database refuses to wait.
+async fn forget<DB: Subject>(db: TestDb<DB>, inbox: Inbox, retention: Duration) -> anyhow::Result<()> {
+    loop {
+        match inbox.forget(db.pool(), retention).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_transient() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn what_comes_again_within_the_retention_is_known_while_others_are_forgotten<DB: Subject>(
+    db: TestDb<DB>,
+) -> Clause {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let inbox = Inbox::new("stock")?;
+    let mut tx = db.begin().await?;
+    for _ in 0..INBOX_FORGET_STEP * 3 + 10 {
+        let _ = inbox.receive(&mut tx, MessageId::new()).await?;
+    }
+    db.commit(tx).await?;
+    db.sql("UPDATE saga_inbox SET handled_at = handled_at - 601000000").await?;
+    let young: Vec<_> = (0..40).map(|_| MessageId::new()).collect();
+    for message in &young {
+        assert_eq!(handle(&db, &inbox, *message).await?, Receipt::First);
+    }
+    // An hour old, and nearly so.
+    db.sql("UPDATE saga_inbox SET handled_at = handled_at - 3000000000").await?;
+    let forgetting: Vec<_> = (0..3).map(|_| tokio::spawn(forget(db.clone(), inbox.clone(), HOUR))).collect();
+    let mut new = Vec::new();
+    for message in &young {
+        assert_eq!(handle(&db, &inbox, *message).await?, Receipt::Repeated, "it is within the retention");
+        new.push(MessageId::new());
+        assert_eq!(handle(&db, &inbox, new[new.len() - 1]).await?, Receipt::First);
+    }
+    for done in forgetting {
+        done.await??;
+    }
+    for message in young.iter().chain(&new) {
+        assert_eq!(handle(&db, &inbox, *message).await?, Receipt::Repeated, "it is within the retention");
+    }
+    assert_eq!(db.count(ROWS).await?, i64::try_from(young.len() + new.len())?, "of the others all are forgotten");
     Ok(())
 }
 
