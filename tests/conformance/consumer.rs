@@ -1,8 +1,9 @@
 //! Named readers of the global order, whose place is stored with what they did.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sagastore::{Error, GlobalPosition, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES};
+use anyhow::{bail, ensure};
+use sagastore::{Error, GlobalPosition, GloballyOrderedStore, MAX_CONSUMER_NAME_BYTES, MessageId};
 use tokio::task::JoinSet;
 
 use crate::global_order::read_all;
@@ -13,6 +14,7 @@ clauses! {
     a_consumer_moves_with_what_it_did: GLOBAL_ORDER,
     of_two_consumers_with_one_name_one_moves: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
     a_consumer_that_is_cut_off_at_any_moment_does_everything_once: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
+    each_consumer_has_a_place_of_its_own_and_one_that_fails_holds_up_no_other: GLOBAL_ORDER,
     names_of_consumers_are_checked_and_told_apart,
 }
 
@@ -121,6 +123,91 @@ async fn a_consumer_that_is_cut_off_at_any_moment_does_everything_once<DB: Subje
     assert_eq!(db.count("SELECT COUNT(*) FROM projected").await?, total, "no row twice");
     let different = "SELECT COUNT(*) FROM (SELECT DISTINCT stream_name, event_offset FROM projected) AS d";
     assert_eq!(db.count(different).await?, total, "none missing");
+    Ok(())
+}
+
+/// Reads on as this consumer, so many events at once, and does one row for each in the transaction that moves it; until it
+/// has done so many, or comes to one that it cannot do.
+async fn read_on<DB: Subject>(
+    db: TestDb<DB>,
+    name: &'static str,
+    page: u32,
+    total: i64,
+    cannot: Option<MessageId>,
+) -> anyhow::Result<()> {
+    let (store, begun) = (db.store(), Instant::now());
+    while db.count(done_by(name)).await? < total {
+        ensure!(begun.elapsed() < Duration::from_secs(60), "{name} does not get to the end");
+        let mut from = store.consumer_position(&mut *db.conn().await?, name).await?;
+        let found = store.read_global(&mut *db.conn().await?, from, page).await?;
+        if found.is_empty() {
+            // Other transactions of the same server may hold events back for a while.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for event in found {
+            let (id, mut tx) = (event.event.envelope.message_id, db.begin().await?);
+            DB::execute(&mut tx, format!("INSERT INTO done (consumer, message) VALUES ('{name}', '{id}')")).await?;
+            ensure!(
+                store.move_consumer(&mut tx, name, from, event.position).await?,
+                "{name} does not stand where it did"
+            );
+            if cannot == Some(id) {
+                tx.rollback().await?;
+                bail!("{name} cannot do {id}");
+            }
+            tx.commit().await?;
+            from = event.position;
+        }
+    }
+    Ok(())
+}
+
+fn done_by(name: &str) -> String {
+    format!("SELECT COUNT(*) FROM done WHERE consumer = '{name}'")
+}
+
+async fn each_consumer_has_a_place_of_its_own_and_one_that_fails_holds_up_no_other<DB: Subject>(
+    db: TestDb<DB>,
+) -> Clause {
+    const STREAMS: u32 = 3;
+    const EVENTS: u32 = 8;
+    db.sql("CREATE TABLE done (consumer VARCHAR(20), message VARCHAR(40))").await?;
+    let total = i64::from(STREAMS * EVENTS);
+    for offset in 0..EVENTS / 2 {
+        for number in 0..STREAMS {
+            db.append(&stream(&number.to_string()), offset, &events(1)).await?;
+        }
+    }
+    let half = read_all(&db, usize::try_from(total / 2)?).await?;
+    let (before, poison) = (half[4].position, half[5].event.envelope.message_id);
+
+    let consumers = [("mail", 1, None), ("stock", 3, Some(poison)), ("audit", 100, None)];
+    let reading = consumers.map(|(name, page, cannot)| tokio::spawn(read_on(db.clone(), name, page, total, cannot)));
+    // More comes while they read.
+    for offset in EVENTS / 2..EVENTS {
+        for number in 0..STREAMS {
+            db.append(&stream(&number.to_string()), offset, &events(1)).await?;
+        }
+    }
+    for (reading, (name, _, cannot)) in reading.into_iter().zip(consumers) {
+        let ended = reading.await?;
+        assert_eq!(ended.is_err(), cannot.is_some(), "{name}: {ended:?}");
+    }
+    let all = read_all(&db, usize::try_from(total)?).await?;
+    let (store, last) = (db.store(), all[all.len() - 1].position);
+    for (name, place, done) in [("mail", last, total), ("stock", before, 5), ("audit", last, total)] {
+        assert_eq!(store.consumer_position(&mut *db.conn().await?, name).await?, place, "{name}");
+        assert_eq!(db.count(done_by(name)).await?, done, "{name}");
+    }
+
+    read_on(db.clone(), "stock", 3, total, None).await?;
+    let each = "SELECT COUNT(*) FROM (SELECT DISTINCT consumer, message FROM done) AS d";
+    for counted in ["SELECT COUNT(*) FROM done", each] {
+        assert_eq!(db.count(counted).await?, 3 * total, "each event once by each consumer");
+    }
+    for (name, ..) in consumers {
+        assert_eq!(store.consumer_position(&mut *db.conn().await?, name).await?, last, "{name}");
+    }
     Ok(())
 }
 

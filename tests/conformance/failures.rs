@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use sagastore::{Error, Executed, MessageStore, Offset, StreamName};
 use sqlx::pool::PoolOptions;
-use sqlx::{Pool, Transaction};
+use sqlx::{ConnectOptions, Pool, Transaction};
 
 use crate::harness::sample::{Counter, added, event_of, events, instance, stream};
-use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses, scaled};
+use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses, scaled, until};
 
 clauses! {
     a_writer_that_waits_too_long_is_told_to_try_again: SEVERAL_CONNECTIONS,
@@ -16,6 +17,7 @@ clauses! {
     a_deferred_transaction_that_read_first_gets_a_conflict: SQLITE_FILE,
     a_refused_write_is_no_transient_error,
     a_pool_without_free_connections_and_a_closed_one_are_told_apart: SEVERAL_CONNECTIONS,
+    a_server_with_no_connection_left_is_worth_trying_again: POSTGRES,
     a_lost_connection_is_told_and_the_pool_recovers: SERVERS,
     a_read_that_is_cut_off_is_an_error_and_never_a_short_history: SERVERS,
 }
@@ -163,6 +165,48 @@ async fn a_pool_without_free_connections_and_a_closed_one_are_told_apart<DB: Sub
     assert!(closed.as_ref().is_err_and(|error| !error.is_transient()));
     assert_error!(closed, Error::Closed { .. });
     assert_error!(persister.begin(&pool).await, Error::Closed { .. });
+    Ok(())
+}
+
+/// The role of this pool may have one connection.
+async fn let_in_once<DB: Subject>(db: &TestDb<DB>, pool: &Pool<DB>) -> Clause {
+    let rows = DB::rows(&mut *pool.acquire().await?, "SELECT CURRENT_USER".to_owned()).await?;
+    let role = rows[0][0].clone().context("no role")?;
+    let limit = match (DB::KIND, role.split_once('@')) {
+        (Kind::Mysql, Some((user, host))) => format!("ALTER USER '{user}'@'{host}' WITH MAX_USER_CONNECTIONS 1"),
+        _ => format!("ALTER ROLE {role} CONNECTION LIMIT 1"),
+    };
+    db.sql(limit).await?;
+    Ok(())
+}
+
+async fn a_server_with_no_connection_left_is_worth_trying_again<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (restricted, persister) = (db.restricted_pool().await?, db.persister());
+    let_in_once(&db, &restricted).await?;
+    let options = restricted.connect_options();
+    restricted.close().await;
+    let small = PoolOptions::<DB>::new().max_connections(2).acquire_timeout(Duration::from_secs(1));
+    let pool = small.connect_lazy_with((*options).clone());
+    // The server may take a moment to see that the others are gone.
+    let mut held = None;
+    until("the only connection", async || {
+        held = pool.acquire().await.ok();
+        Ok(held.is_some())
+    })
+    .await?;
+    let refused = options.connect().await.map(drop).map_err(|error| db.store().classify("connecting", error));
+    assert!(refused.as_ref().is_err_and(Error::is_transient), "{refused:?}");
+    assert_error!(refused, Error::Contention { .. });
+    let refused = persister.begin(&pool).await.map(drop);
+    assert!(refused.as_ref().is_err_and(Error::is_transient), "{refused:?}");
+    match DB::KIND {
+        // sqlx itself tries again for as long as the pool lets wait.
+        Kind::Postgres => assert_error!(refused, Error::PoolTimeout { .. }),
+        _ => assert_error!(refused, Error::Contention { .. }),
+    }
+    held.context("no connection")?.return_to_pool().await;
+    assert_eq!(add_one(&db, &pool).await?, 1);
+    pool.close().await;
     Ok(())
 }
 
