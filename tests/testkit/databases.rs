@@ -39,7 +39,8 @@ pub(crate) struct OnServer<DB: sqlx::Database> {
 /// Not by print!, which is not seen of a test that passes.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn say_not_run(database: &str, why: &str) {
-    writeln!(std::io::stdout(), "not run: {database} ({why})").unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "not run: {database} ({why})").unwrap();
 }
 
 /// The URL of a server; a sentence on standard output if there is none.
