@@ -50,26 +50,27 @@ impl DeadLetterTables<MySql> for MySqlStore {
     }
 }
 
+/// The indices are named, here and below: what is only passed by is locked, too, and what others have just saved is waited
+/// for. A small table would be read whole.
 async fn note(conn: &mut MySqlConnection, failure: &Failure) -> sqlx::Result<bool> {
     let (delay, dead) = match failure.next {
         Next::Retry(delay) => (micros(delay), false),
         Next::Dead => (0, true),
     };
     let noted = sqlx::query(
-        "UPDATE saga_outbox_message
+        "UPDATE saga_outbox_message FORCE INDEX (PRIMARY, saga_outbox_message_origin)
         SET attempts = ?,
             last_error = ?,
             available_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + ?,
             dead_at = CASE WHEN ? THEN TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) END
         WHERE (message_no = ? AND stream_id = 0)
-            OR (? > 0 AND stream_id = ? AND commit_no = ? AND message_index = ?)",
+            OR (origin_id = ? AND commit_no = ? AND message_index = ?)",
     )
     .bind(failure.attempts)
     .bind(failure.error.as_str())
     .bind(delay)
     .bind(dead)
     .bind(failure.id.row)
-    .bind(failure.id.stream)
     .bind(failure.id.stream)
     .bind(failure.id.commit_number)
     .bind(failure.id.index)
@@ -133,21 +134,21 @@ async fn select_dead(conn: &mut MySqlConnection, after: OutboxId, limit: u32) ->
 async fn revive(conn: &mut MySqlConnection, which: DeadLetters<'_>) -> sqlx::Result<u64> {
     let chosen = slow_lane::chosen(which);
     let revived = sqlx::query(
-        "UPDATE saga_outbox_message
+        "UPDATE saga_outbox_message FORCE INDEX (saga_outbox_message_failed)
         SET attempts = 0,
             available_at = 0,
             dead_at = NULL
-        WHERE dead_at IS NOT NULL
+        WHERE has_failed = 1
+            AND dead_at IS NOT NULL
             AND (
                 ?
                 OR (message_no = ? AND stream_id = 0)
-                OR (? > 0 AND stream_id = ? AND commit_no = ? AND message_index = ?)
+                OR (origin_id = ? AND commit_no = ? AND message_index = ?)
                 OR (aggregate_type = ? AND aggregate_id = ?)
             )",
     )
     .bind(chosen.all)
     .bind(chosen.id.row)
-    .bind(chosen.id.stream)
     .bind(chosen.id.stream)
     .bind(chosen.id.commit_number)
     .bind(chosen.id.index)
@@ -161,18 +162,19 @@ async fn revive(conn: &mut MySqlConnection, which: DeadLetters<'_>) -> sqlx::Res
 async fn bury(conn: &mut MySqlConnection, which: DeadLetters<'_>) -> sqlx::Result<u64> {
     let chosen = slow_lane::chosen(which);
     let buried = sqlx::query(
-        "DELETE FROM saga_outbox_message
-        WHERE dead_at IS NOT NULL
+        "DELETE m
+        FROM saga_outbox_message AS m FORCE INDEX (saga_outbox_message_failed)
+        WHERE has_failed = 1
+            AND dead_at IS NOT NULL
             AND (
                 ?
                 OR (message_no = ? AND stream_id = 0)
-                OR (? > 0 AND stream_id = ? AND commit_no = ? AND message_index = ?)
+                OR (origin_id = ? AND commit_no = ? AND message_index = ?)
                 OR (aggregate_type = ? AND aggregate_id = ?)
             )",
     )
     .bind(chosen.all)
     .bind(chosen.id.row)
-    .bind(chosen.id.stream)
     .bind(chosen.id.stream)
     .bind(chosen.id.commit_number)
     .bind(chosen.id.index)
@@ -185,19 +187,18 @@ async fn bury(conn: &mut MySqlConnection, which: DeadLetters<'_>) -> sqlx::Resul
 
 async fn rewrite(conn: &mut MySqlConnection, id: OutboxId, message: &Envelope, contents: &str) -> sqlx::Result<bool> {
     let rewritten = sqlx::query(
-        "UPDATE saga_outbox_message
+        "UPDATE saga_outbox_message FORCE INDEX (PRIMARY, saga_outbox_message_origin)
         SET contents = ?,
             body = ?
         WHERE dead_at IS NOT NULL
             AND (
                 (message_no = ? AND stream_id = 0)
-                OR (? > 0 AND stream_id = ? AND commit_no = ? AND message_index = ?)
+                OR (origin_id = ? AND commit_no = ? AND message_index = ?)
             )",
     )
     .bind(contents)
     .bind(&*message.payload)
     .bind(id.row)
-    .bind(id.stream)
     .bind(id.stream)
     .bind(id.commit_number)
     .bind(id.index)

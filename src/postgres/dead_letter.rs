@@ -50,6 +50,7 @@ impl DeadLetterTables<Postgres> for PostgresStore {
     }
 }
 
+/// Literally `stream_id > 0`, here and below: the index over the places of messages is one of those rows only.
 async fn note(conn: &mut PgConnection, failure: &Failure) -> sqlx::Result<bool> {
     let (delay, dead) = match failure.next {
         Next::Retry(delay) => (micros(delay), false),
@@ -62,7 +63,7 @@ async fn note(conn: &mut PgConnection, failure: &Failure) -> sqlx::Result<bool> 
             available_at = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint + $3,
             dead_at = CASE WHEN $4 THEN (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint END
         WHERE (message_no = $5 AND stream_id = 0)
-            OR ($6 > 0 AND stream_id = $6 AND commit_no = $7 AND message_index = $8)",
+            OR (stream_id > 0 AND stream_id = $6 AND commit_no = $7 AND message_index = $8)",
     )
     .bind(i32::try_from(failure.attempts).unwrap_or(i32::MAX))
     .bind(failure.error.as_str())
@@ -136,11 +137,12 @@ async fn revive(conn: &mut PgConnection, which: DeadLetters<'_>) -> sqlx::Result
         SET attempts = 0,
             available_at = 0,
             dead_at = NULL
-        WHERE dead_at IS NOT NULL
+        WHERE attempts > 0
+            AND dead_at IS NOT NULL
             AND (
                 $1
                 OR (message_no = $2 AND stream_id = 0)
-                OR ($3 > 0 AND stream_id = $3 AND commit_no = $4 AND message_index = $5)
+                OR (stream_id > 0 AND stream_id = $3 AND commit_no = $4 AND message_index = $5)
                 OR (aggregate_type = $6 AND aggregate_id = $7)
             )",
     )
@@ -160,11 +162,12 @@ async fn bury(conn: &mut PgConnection, which: DeadLetters<'_>) -> sqlx::Result<u
     let chosen = slow_lane::chosen(which);
     let buried = sqlx::query(
         "DELETE FROM saga_outbox_message
-        WHERE dead_at IS NOT NULL
+        WHERE attempts > 0
+            AND dead_at IS NOT NULL
             AND (
                 $1
                 OR (message_no = $2 AND stream_id = 0)
-                OR ($3 > 0 AND stream_id = $3 AND commit_no = $4 AND message_index = $5)
+                OR (stream_id > 0 AND stream_id = $3 AND commit_no = $4 AND message_index = $5)
                 OR (aggregate_type = $6 AND aggregate_id = $7)
             )",
     )
@@ -188,7 +191,7 @@ async fn rewrite(conn: &mut PgConnection, id: OutboxId, message: &Envelope, cont
         WHERE dead_at IS NOT NULL
             AND (
                 (message_no = $3 AND stream_id = 0)
-                OR ($4 > 0 AND stream_id = $4 AND commit_no = $5 AND message_index = $6)
+                OR (stream_id > 0 AND stream_id = $4 AND commit_no = $5 AND message_index = $6)
             )",
     )
     .bind(contents)

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sagastore::dispatcher::Dispatcher;
@@ -9,7 +10,7 @@ use sagastore::{DeadLetter, DeadLetters, NewOutboxRecord, OutboxRepository, Resu
 use sqlx::Transaction;
 
 use crate::harness::sample::{Counter, added, event, numbers};
-use crate::harness::{Clause, Sent, Subject, TestDb, amount, attempts, clauses, quick};
+use crate::harness::{Clause, Kind, Sent, Subject, TestDb, amount, attempts, clauses, quick};
 
 clauses! {
     a_message_that_fails_holds_up_its_stream_and_no_other,
@@ -19,6 +20,9 @@ clauses! {
     an_edited_message_is_delivered_in_its_place,
     what_waits_and_is_not_dead_is_left_alone,
     one_that_another_is_about_to_discard_hides_no_other: SERVERS,
+    settling_one_waits_for_nobody_who_saves_a_record: SERVERS,
+    settling_one_costs_the_same_however_many_records_wait,
+    no_statement_that_settles_one_reads_all_that_waits: SQLITE_FILE,
 }
 
 /// Delivers what is not poisoned, in one attempt.
@@ -214,5 +218,99 @@ async fn one_that_another_is_about_to_discard_hides_no_other<DB: Subject>(db: Te
     assert_eq!(fixture.retry(DeadLetters::All).await?, 2);
     assert_eq!(fixture.dispatcher(1).dispatch_once().await?.delivered, 3);
     assert_eq!(fixture.sent.of("kept"), [2, 3]);
+    Ok(())
+}
+
+/// A record that waits for long.
+fn later() -> NewOutboxRecord {
+    let mut record = NewOutboxRecord::new("later", "1", event(1));
+    record.due_at = Some(Timestamp::from_micros(i64::MAX / 2));
+    record
+}
+
+/// MariaDB read the whole slow lane, and waited for the transaction of whoever had put a record into it.
+async fn settling_one_waits_for_nobody_who_saves_a_record<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let fixture = three(db).await?;
+    let letters = fixture.letters().await?;
+    let mut saving = fixture.db.begin().await?;
+    fixture.db.store().save(&mut saving, &[later()]).await?;
+    let settle = async {
+        let store = fixture.db.store();
+        let [a, b, c] = [0, 1, 2].map(|at: usize| letters[at].record.id);
+        let discard = async |tx: &mut _| store.discard_dead_letters(tx, DeadLetters::One(a)).await;
+        assert_eq!(fixture.change(discard).await?, 1);
+        let mut message = letters[1].record.envelope.clone();
+        message.payload = br#"{"Added":{"amount":7}}"#.to_vec().into();
+        let edit = async |tx: &mut _| store.edit_and_retry_dead_letter(tx, b, &message).await;
+        assert!(fixture.change(edit).await?);
+        assert_eq!(fixture.retry(DeadLetters::One(c)).await?, 1);
+        // That of the last stream is noted as failed again.
+        let dispatched = fixture.dispatcher(1).dispatch_once().await?;
+        assert_eq!((dispatched.delivered, dispatched.dead), (2 + 3, 1));
+        let discard = async |tx: &mut _| store.discard_dead_letters(tx, DeadLetters::All).await;
+        assert_eq!(fixture.change(discard).await?, 1);
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(10), settle).await.context("it waits")??;
+    fixture.db.commit(saving).await?;
+    Ok(())
+}
+
+/// The shortest of some tries to settle one that is gone: what else the machine does only adds to it.
+async fn shortest<DB: Subject>(db: &TestDb<DB>, letter: &DeadLetter) -> anyhow::Result<Duration> {
+    let (store, id, mut shortest) = (db.store(), letter.record.id, Duration::MAX);
+    let mut tx = db.begin().await?;
+    if DB::KIND == Kind::Postgres {
+        // As it may come to do by itself, for statements that are prepared.
+        DB::execute(&mut tx, "SET LOCAL plan_cache_mode = force_generic_plan".to_owned()).await?;
+    }
+    for _ in 0..50 {
+        let began = Instant::now();
+        assert!(!store.edit_and_retry_dead_letter(&mut tx, id, &letter.record.envelope).await?);
+        assert_eq!(store.retry_dead_letters(&mut tx, DeadLetters::One(id)).await?, 0);
+        assert_eq!(store.discard_dead_letters(&mut tx, DeadLetters::One(id)).await?, 0);
+        shortest = shortest.min(began.elapsed());
+    }
+    db.roll_back(tx).await?;
+    Ok(shortest)
+}
+
+async fn settling_one_costs_the_same_however_many_records_wait<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const DOUBLINGS: u32 = 15;
+    db.publish(&Counter, "a", [added(666)]).await?;
+    let fixture = Fixture::new(db, [666]);
+    assert_eq!(fixture.dispatcher(1).dispatch_once().await?.dead, 1);
+    let (letter, db) = (fixture.letters().await?.remove(0), &fixture.db);
+    assert_eq!(db.sql("DELETE FROM saga_outbox_message").await?, 1);
+    db.save_records(&[later()]).await?;
+    let few = shortest(db, &letter).await?;
+    let all = "partition_no, recorded_at, stream_id, commit_no, message_index, available_at, aggregate_type, \
+        aggregate_id, contents, body";
+    for time in 0..DOUBLINGS {
+        let doubled = format!("INSERT INTO saga_outbox_message ({all}) SELECT {all} FROM saga_outbox_message");
+        assert_eq!(db.sql(doubled).await?, 1 << time);
+    }
+    if DB::KIND == Kind::Postgres {
+        db.sql("ANALYZE saga_outbox_message").await?;
+    }
+    let many = shortest(db, &letter).await?;
+    db.sql("DELETE FROM saga_outbox_message").await?;
+    // Looking at each would take several times as long.
+    ensure!(many < 3 * few + Duration::from_millis(1), "{few:?} with one, {many:?} with 2^{DOUBLINGS}");
+    Ok(())
+}
+
+/// By its plans: those of a failed delivery, a retry, a discard and an edit.
+async fn no_statement_that_settles_one_reads_all_that_waits<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let source = include_str!("../../src/sqlite/dead_letter.rs");
+    let statements: Vec<_> =
+        source.split('"').filter(|text| text.starts_with("UPDATE ") || text.starts_with("DELETE ")).collect();
+    assert_eq!(statements.len(), 4);
+    for statement in statements {
+        let plan = db.rows(format!("EXPLAIN QUERY PLAN {statement}")).await?;
+        let steps: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+        let is_whole = |step: &String| step.starts_with("SCAN") && !step.contains("INDEX saga_outbox_message_failed");
+        ensure!(!steps.is_empty() && !steps.iter().any(is_whole), "{steps:?} of {statement}");
+    }
     Ok(())
 }
