@@ -79,6 +79,9 @@ pub struct GlobalTail {
 
 /// Reads all events in one order: that in which their transactions became visible. A reader that
 /// resumes from its last position misses nothing. Within a stream it is the order of the offsets.
+///
+/// A transaction that reads the order after it has written finds what it wrote itself on SQLite, MySQL and MariaDB, though that
+/// may yet be rolled back; on PostgreSQL it does not, and [`global_tail`](Self::global_tail) counts it among what is held back.
 #[async_trait]
 pub trait GloballyOrderedStore<DB: Database>: MessageStore<DB> {
     /// The next events after `after`, at most about `limit`: the last commit is never cut. An empty

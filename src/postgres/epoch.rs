@@ -23,7 +23,11 @@ pub(super) async fn current(conn: &mut PgConnection, since: i64) -> Result<Epoch
         "SELECT
             COALESCE(MAX(epoch), 0),
             COALESCE(SUM(shift) FILTER (WHERE epoch > $1), 0)::bigint,
-            (SELECT MAX(xid) FROM saga_commit) >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+            (SELECT MAX(xid) FROM saga_commit) >= GREATEST(
+                pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+                -- What this transaction wrote itself.
+                pg_current_xact_id_if_assigned()::text::bigint + 1
+            )
         FROM saga_global_epoch",
     )
     .bind(since)

@@ -16,6 +16,7 @@ clauses! {
     positions_above_32_bits_are_exact: GLOBAL_ORDER,
     a_tail_under_load_delivers_what_is_committed_and_nothing_else: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
     nothing_is_held_back_when_all_is_quiet: GLOBAL_ORDER,
+    a_transaction_that_has_written_can_read_the_order: GLOBAL_ORDER,
     positions_are_never_given_out_twice: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
     an_event_of_an_older_open_transaction_is_never_skipped: POSTGRES,
     a_stream_is_never_inverted_by_an_old_transaction: POSTGRES,
@@ -222,6 +223,31 @@ async fn nothing_is_held_back_when_all_is_quiet<DB: Subject>(db: TestDb<DB>) -> 
         anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "{tail:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// On PostgreSQL the transaction's own number was taken for one of another cluster, unless others had been given out since.
+async fn a_transaction_that_has_written_can_read_the_order<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const ROUNDS: usize = 10;
+    let (mut written, store) = (Vec::new(), db.store());
+    for round in 0..ROUNDS {
+        let (messages, found) = (events(2), read_all(&db, written.len()).await?);
+        let after = found.last().map_or(GlobalPosition::START, |event| event.position);
+        let mut tx = db.begin().await?;
+        store.append_messages(&mut tx, &stream(&round.to_string()), Offset::ZERO, &messages).await?;
+        let (page, tail) = (store.read_global(&mut tx, after, 10).await?, store.global_tail(&mut tx).await?);
+        db.commit(tx).await?;
+        let own: Vec<_> = messages.iter().map(|message| message.message_id).collect();
+        if DB::KIND == Kind::Postgres {
+            // It is still open, for itself as for others.
+            assert_eq!(page, []);
+            assert!(tail.held_back_commits >= 1, "{tail:?}");
+        } else {
+            assert_eq!((ids(&page), tail.held_back_commits), (own.clone(), 0));
+        }
+        written.extend(own);
+    }
+    assert_eq!(ids(&read_all(&db, written.len()).await?), written);
+    Ok(())
 }
 
 async fn positions_are_never_given_out_twice<DB: Subject>(db: TestDb<DB>) -> Clause {
