@@ -41,9 +41,10 @@ async fn insert_commit(conn: &mut PgConnection, unit: &UnitCommit<'_>) -> Result
 type Inserted = (i64, i64, i64);
 
 /// The statement that adds a commit to a stream which is there. What it builds on is joined, and not looked for in a
-/// condition: that costs the server hardly more than plain values.
+/// condition: that costs the server hardly more than plain values. The number of the transaction is compared with the stored
+/// one, and not with one in memory: the data may be in another cluster by now, where numbers are other ones.
 macro_rules! insert_onto {
-    ($head:literal) => {
+    ($xid:literal, $head:literal) => {
         concat!(
             "WITH written AS (
                 INSERT INTO saga_commit (
@@ -69,14 +70,16 @@ macro_rules! insert_onto {
                     $4,
                     $5,
                     $6,
-                    GREATEST(pg_current_xact_id()::text::bigint, $7),
+                    ",
+            $xid,
+            ",
+                    $7,
                     $8,
                     $9,
-                    $10,
-                    GREATEST((EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint, $11 + 1),
+                    GREATEST((EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint, $10 + 1),
+                    $12,
                     $13,
-                    $14,
-                    $15
+                    $14
                 FROM ",
             $head,
             "
@@ -101,7 +104,7 @@ macro_rules! insert_onto {
                     commit_no,
                     message_count
                 FROM written
-                WHERE $12
+                WHERE $11
             )
             SELECT
                 stream_id,
@@ -114,15 +117,17 @@ macro_rules! insert_onto {
 
 /// Onto the commit before it, if that is there.
 const ONTO_COMMIT: &str = insert_onto!(
+    "GREATEST(pg_current_xact_id()::text::bigint, head.xid)",
     "saga_commit AS head
                 WHERE head.stream_id = $1
                     AND head.commit_no = $2 - 1
-                    AND head.recorded_at = $11
-                    AND head.checksum = $16"
+                    AND head.recorded_at = $10
+                    AND head.checksum = $15"
 );
 
 /// As the first of a stream whose row is there.
 const ONTO_STREAM: &str = insert_onto!(
+    "pg_current_xact_id()::text::bigint",
     "saga_stream AS head
                 WHERE head.stream_id = $1"
 );
@@ -141,7 +146,6 @@ async fn insert(
         .bind(i64::from(unit.encoded.event_count))
         .bind(i64::from(unit.encoded.message_count))
         .bind(unit.completed)
-        .bind(unit.head.order_token)
         .bind(unit.handled.map(|id| id.as_uuid()))
         .bind(unit.encoded.causation_id.map(|id| id.as_uuid()))
         .bind(unit.encoded.correlation_id.map(|id| id.as_uuid()))

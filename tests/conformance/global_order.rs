@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use sagastore::{Error, GlobalEvent, GlobalPosition, GloballyOrderedStore, MessageId, MessageStore, Offset};
+use sagastore::{Error, Executed, GlobalEvent, GlobalPosition, GloballyOrderedStore, MessageId, MessageStore, Offset};
 use tokio::task::JoinSet;
 
-use crate::harness::sample::{command, event, events, stream};
+use crate::harness::sample::{Counter, added, command, event, events, instance, stream};
 use crate::harness::{Clause, Kind, Mode, Subject, TestDb, assert_error, clauses, scaled};
 
 clauses! {
@@ -21,6 +21,7 @@ clauses! {
     an_event_of_an_older_open_transaction_is_never_skipped: POSTGRES,
     a_stream_is_never_inverted_by_an_old_transaction: POSTGRES,
     data_from_another_cluster_is_refused_until_it_is_rebased: POSTGRES,
+    what_is_kept_in_memory_brings_no_number_of_another_cluster_back: POSTGRES,
     without_the_option_there_is_no_global_order: MYSQL,
     switching_on_gives_the_commits_that_are_there_their_places: MYSQL,
     a_store_that_does_not_agree_with_its_database_refuses_to_write: MYSQL,
@@ -335,6 +336,29 @@ async fn data_from_another_cluster_is_refused_until_it_is_rebased<DB: Subject>(d
         let there = format!("{}:{}:{}:{}", parts[0], parts[1].parse::<i64>()? + AHEAD, parts[2], parts[3]);
         assert_eq!(read_after(&db, there.parse()?, 3).await?, found[at + 1..], "after {there}");
     }
+    Ok(())
+}
+
+/// An instance in memory remembered the number of the other cluster, and the next commit had it: nobody could read on.
+async fn what_is_kept_in_memory_brings_no_number_of_another_cluster_back<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let persister = db.persister().with_instance_cache(db.pool(), 8);
+    let add = async |amount: i64| {
+        let id = instance("1");
+        let added = persister.execute(db.pool(), &Counter, &id, None, |unit| {
+            unit.publish(added(amount))?;
+            Ok::<_, Error>(unit.load_report().cached)
+        });
+        let Executed::Done { value, .. } = added.await? else { anyhow::bail!("it was done before") };
+        anyhow::Ok(value)
+    };
+    db.publish(&Counter, "1", [added(1)]).await?;
+    db.sql("UPDATE saga_commit SET xid = xid + 1000000000").await?;
+    assert!(!add(10).await?);
+    let _ = sagastore::migrate(db.pool()).await?;
+    assert!(add(100).await?, "it was not kept");
+    db.publish(&Counter, "2", [added(1)]).await?;
+    assert_order(&read_all(&db, 4).await?);
+    assert_eq!(db.state(&Counter, "1").await?, Some((111, 3)));
     Ok(())
 }
 
