@@ -86,6 +86,8 @@ impl LeaseTables<Sqlite> for SqliteStore {
     }
 }
 
+/// The clock is cut down to milliseconds: it may be a whole one later than it says, so a lease lasts for one (1000 us) more.
+/// Its holder may trust it by a clock that is not cut down.
 async fn take(conn: &mut SqliteConnection, claim: &Claim<'_>) -> sqlx::Result<Option<Grant>> {
     sqlx::query(
         "INSERT INTO saga_lease (
@@ -105,7 +107,7 @@ async fn take(conn: &mut SqliteConnection, claim: &Claim<'_>) -> sqlx::Result<Op
             ?4,
             now,
             now,
-            now + ?5,
+            now + ?5 + 1000,
             ?6
         FROM (SELECT CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER) AS now)
         WHERE TRUE
@@ -140,6 +142,7 @@ async fn take(conn: &mut SqliteConnection, claim: &Claim<'_>) -> sqlx::Result<Op
     .map(|grants| grants.into_iter().next())
 }
 
+/// One tick of the clock longer, as above.
 async fn extend(
     conn: &mut SqliteConnection,
     resource: &Resource,
@@ -148,7 +151,7 @@ async fn extend(
 ) -> sqlx::Result<Option<Timestamp>> {
     let extended = sqlx::query_scalar(
         "UPDATE saga_lease
-        SET expires_at = CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER) + ?4
+        SET expires_at = CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER) + ?4 + 1000
         WHERE namespace = ?1
             AND resource_id = ?2
             AND token = ?3

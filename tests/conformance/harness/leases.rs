@@ -7,7 +7,7 @@ use sagastore::lock::lease::Lease;
 use sagastore::lock::{ClientId, DatabaseLock, ExponentialBackoff, Lock, ResourceId};
 
 use super::subject::TextRow;
-use super::{Subject, TestDb};
+use super::{Kind, Subject, TestDb};
 
 /// Long enough to be held to the end of any clause.
 pub(crate) const LONG_LEASE: Duration = Duration::from_secs(600);
@@ -22,6 +22,11 @@ pub(crate) fn client(id: &str) -> ClientId {
 
 pub(crate) const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
+}
+
+/// By how much a lease is longer than its length: the clock of SQLite may be so much later than it says.
+pub(crate) fn tick<DB: Subject>() -> Duration {
+    if DB::KIND == Kind::Sqlite { millis(1) } else { Duration::ZERO }
 }
 
 /// Tries again at short and even intervals, for longer than any clause waits for a lease.
