@@ -34,8 +34,7 @@ pub(super) async fn look(conn: &mut MySqlConnection, partitions: i64) -> sqlx::R
 }
 
 pub(super) async fn move_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> sqlx::Result<u64> {
-    let due = select_due(conn, partitions, limit).await?;
-    let due = lock(conn, due).await?;
+    let due = lock_due(conn, partitions, limit).await?;
     if due.is_empty() {
         return Ok(0);
     }
@@ -99,14 +98,65 @@ pub(super) async fn move_due(conn: &mut MySqlConnection, partitions: i64, limit:
     Ok(moved.rows_affected())
 }
 
+/// Goes on past what others have locked, until there are `limit` or nothing more is due.
+async fn lock_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> sqlx::Result<Vec<Key>> {
+    let (mut locked, mut after, mut wanted) = (Vec::new(), Place::START, limit);
+    while wanted > 0 {
+        let page = select_due(conn, partitions, after, wanted).await?;
+        let Some((last, _)) = page.last() else { break };
+        let is_last = count(&page) < wanted;
+        after = *last;
+        locked.extend(lock(conn, page.into_iter().map(|(_, key)| key).collect()).await?);
+        wanted = limit.saturating_sub(count(&locked));
+        if is_last {
+            break;
+        }
+    }
+    Ok(locked)
+}
+
+fn count<T>(rows: &[T]) -> u32 {
+    u32::try_from(rows.len()).unwrap_or(u32::MAX)
+}
+
+/// The primary key of a timeout.
+type Key = (i64, String);
+
+/// Where a timeout stands in the order in which they are due.
+#[derive(Clone, Copy)]
+struct Place {
+    due_at: i64,
+    partition: i64,
+    stream: i64,
+    commit_number: i64,
+    index: i64,
+}
+
+impl Place {
+    /// Before the first.
+    const START: Self =
+        Self { due_at: i64::MIN, partition: i64::MIN, stream: i64::MIN, commit_number: i64::MIN, index: i64::MIN };
+}
+
 /// Locks nothing: a locking read locks what it only passes by, too, and others would pass that by.
-async fn select_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> sqlx::Result<Vec<(i64, String)>> {
+async fn select_due(
+    conn: &mut MySqlConnection,
+    partitions: i64,
+    after: Place,
+    limit: u32,
+) -> sqlx::Result<Vec<(Place, Key)>> {
     sqlx::query(
         "SELECT
+            due_at,
+            partition_no,
             stream_id,
+            commit_no,
+            message_index,
             name
         FROM saga_timeout FORCE INDEX (saga_timeout_due)
-        WHERE due_at <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+        WHERE due_at >= ?
+            AND (due_at, partition_no, stream_id, commit_no, message_index) > (?, ?, ?, ?, ?)
+            AND due_at <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
             AND (? >> partition_no) & 1 = 1
         ORDER BY
             due_at,
@@ -116,15 +166,31 @@ async fn select_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> 
             message_index
         LIMIT ?",
     )
+    // An index is searched by the first of the two conditions only.
+    .bind(after.due_at)
+    .bind(after.due_at)
+    .bind(after.partition)
+    .bind(after.stream)
+    .bind(after.commit_number)
+    .bind(after.index)
     .bind(partitions)
     .bind(limit)
-    .try_map(key)
+    .try_map(|row: MySqlRow| {
+        let place = Place {
+            due_at: row.try_get(0)?,
+            partition: row.try_get(1)?,
+            stream: row.try_get(2)?,
+            commit_number: row.try_get(3)?,
+            index: row.try_get(4)?,
+        };
+        Ok((place, (place.stream, text(row.try_get(5)?)?)))
+    })
     .fetch_all(conn)
     .await
 }
 
 /// Locks those that are still there, and are due, and that nobody else is moving or deleting. By their keys: see above.
-async fn lock(conn: &mut MySqlConnection, due: Vec<(i64, String)>) -> sqlx::Result<Vec<(i64, String)>> {
+async fn lock(conn: &mut MySqlConnection, due: Vec<Key>) -> sqlx::Result<Vec<Key>> {
     sqlx::query(
         "SELECT
             t.stream_id,
@@ -143,11 +209,7 @@ async fn lock(conn: &mut MySqlConnection, due: Vec<(i64, String)>) -> sqlx::Resu
         FOR UPDATE SKIP LOCKED",
     )
     .bind(json!(due).to_string())
-    .try_map(key)
+    .try_map(|row: MySqlRow| Ok((row.try_get(0)?, text(row.try_get(1)?)?)))
     .fetch_all(conn)
     .await
-}
-
-fn key(row: MySqlRow) -> sqlx::Result<(i64, String)> {
-    Ok((row.try_get(0)?, text(row.try_get(1)?)?))
 }

@@ -26,6 +26,7 @@ clauses! {
     any_number_that_is_due_at_once_is_delivered,
     two_dispatchers_deliver_each_once: SEVERAL_CONNECTIONS,
     several_who_hand_over_at_once_hand_over_each_once: SEVERAL_CONNECTIONS,
+    what_another_has_locked_holds_up_none_of_the_others: SERVERS,
     a_dispatcher_that_is_dropped_at_any_step_loses_none: SEVERAL_CONNECTIONS,
     one_that_is_cancelled_while_it_becomes_due_is_gone_or_delivered: SEVERAL_CONNECTIONS,
     a_look_costs_the_same_however_many_are_pending,
@@ -296,6 +297,23 @@ async fn several_who_hand_over_at_once_hand_over_each_once<DB: Subject>(db: Test
         released += task.await??;
     }
     assert_eq!((released, db.outbox().await?.len()), (500, 500));
+    Ok(())
+}
+
+/// On MariaDB nothing was handed over while the first that were due were locked.
+async fn what_another_has_locked_holds_up_none_of_the_others<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_relay();
+    fill(&db, 4, 5, Duration::ZERO).await?;
+    let mut open = Vec::new();
+    for (limit, released) in [(6, 6), (6, 6), (1, 1), (100, 7), (100, 0)] {
+        let mut tx = db.begin().await?;
+        assert_eq!(db.store().release_due_timeouts(&mut tx, limit).await?, released, "of at most {limit}");
+        open.push(tx);
+    }
+    for tx in open {
+        db.commit(tx).await?;
+    }
+    assert_eq!(db.outbox().await?.len(), 20);
     Ok(())
 }
 
