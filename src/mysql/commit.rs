@@ -49,8 +49,7 @@ async fn insert_commit(store: &MySqlStore, conn: &mut MySqlConnection, unit: &Un
             ensured.map_err(|error| classify(doing, error))?
         }
     };
-    let look = unit.head_trust == HeadTrust::Check || !store.reads_committed();
-    let inserted = if look && !unit.head.is_at_start() {
+    let inserted = if unit.head_trust == HeadTrust::Check && !unit.head.is_at_start() {
         insert_onto_head(conn, unit, key, number).await
     } else {
         insert_values(conn, unit, key, number).await.map(Some)

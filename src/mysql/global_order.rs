@@ -185,6 +185,7 @@ impl GloballyOrderedStore<MySql> for MySqlStore {
         limit: u32,
     ) -> Result<Vec<GlobalEvent>> {
         self.require_global_order()?;
+        self.check_reads(conn).await?;
         let rows = match select(conn, after, limit).await {
             Ok(rows) => rows,
             Err(error) => return Err(classify("reading the global order", error)),

@@ -1,6 +1,6 @@
 //! The store on MySQL and MariaDB.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlDatabaseError;
@@ -47,7 +47,7 @@ pub use pool::{after_release, connect_options, pool_options};
 /// Writing transactions should run at READ COMMITTED, as those of
 /// [`Persister::begin`](crate::Persister::begin) do. REPEATABLE READ, the default of these databases,
 /// is safe too, but what is loaded again in the same transaction, as after a conflict, is then what it
-/// was at the first load. Sessions at READ UNCOMMITTED are looked after: see
+/// was at the first load. Sessions at READ UNCOMMITTED are refused, as far as the store asks: see
 /// [transactions](crate::docs::transactions). After [`Error::Contention`] the whole transaction is gone, after
 /// [`Error::Timeout`] it is still there: roll it back.
 ///
@@ -62,7 +62,7 @@ pub use pool::{after_release, connect_options, pool_options};
 pub struct MySqlStore {
     limits: Limits,
     globally_ordered: bool,
-    server: Arc<OnceLock<server::Server>>,
+    server: Arc<server::Server>,
 }
 
 impl MySqlStore {

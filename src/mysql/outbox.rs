@@ -32,6 +32,7 @@ impl OutboxTables<MySql> for MySqlStore {
         after: OutboxId,
         limit: u32,
     ) -> Result<MarkedPage> {
+        self.check_reads(conn).await?;
         match select_marked(conn, selection, after, limit).await {
             Ok(page) => Ok(page),
             Err(error) => Err(classify("reading the outbox", error)),

@@ -1,22 +1,27 @@
-//! What a store asks the server before its first write.
+//! What a store asks the server before its first write, or its first look for messages.
+
+use std::sync::OnceLock;
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Pool, Row};
 
 use super::{MySqlStore, classify, global_order};
 use crate::codec::check_size;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Bytes that a statement needs beside the largest values that are bound to it, at most: a stream
 /// name, ids, numbers and the protocol's own.
 const PACKET_OVERHEAD: usize = 4 * 1024;
 
-/// What the server said.
-#[derive(Clone, Copy, Debug)]
+/// What the server said, each once.
+#[derive(Debug, Default)]
 pub(super) struct Server {
-    max_packet_bytes: usize,
-    /// Sessions read what others have not committed yet, so what is read may never come to be.
-    reads_uncommitted: bool,
+    /// Its `max_allowed_packet`, in bytes.
+    max_packet: OnceLock<usize>,
+    /// Sessions do not read what others have not committed.
+    reads_committed: OnceLock<()>,
+    /// The database keeps no global order that the store does not know of.
+    order_is_known: OnceLock<()>,
 }
 
 impl MySqlStore {
@@ -24,7 +29,7 @@ impl MySqlStore {
     /// `max_allowed_packet` as of the connection's start counts.
     ///
     /// # Errors
-    /// [`Error::TooLarge`](crate::Error::TooLarge) with the size and the server's limit; the database's.
+    /// [`Error::TooLarge`] with the size and the server's limit; the database's.
     pub async fn check_packet_limit(&self, pool: &Pool<MySql>) -> Result<()> {
         let doing = "asking for max_allowed_packet";
         let mut conn = pool.acquire().await.map_err(|error| classify(doing, error))?;
@@ -34,14 +39,12 @@ impl MySqlStore {
 
     /// Fails if a statement that binds `bytes` cannot be written here; called before every write.
     pub(super) async fn check_write(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<()> {
-        let server = match self.server.get() {
-            Some(server) => *server,
-            None => {
-                let asked = self.ask(conn).await?;
-                *self.server.get_or_init(|| asked)
-            }
-        };
-        check_packet(bytes, server.max_packet_bytes)
+        if !self.globally_ordered && self.server.order_is_known.get().is_none() {
+            global_order::check_none(conn).await?;
+            self.server.order_is_known.get_or_init(|| ());
+        }
+        self.check_reads(conn).await?;
+        self.check_size(conn, bytes).await
     }
 
     /// As [`check_write`](Self::check_write), for who gives commits their places by itself.
@@ -51,20 +54,33 @@ impl MySqlStore {
         check_packet(bytes, limit.map_err(|error| classify("asking for max_allowed_packet", error))?)
     }
 
-    async fn ask(&self, conn: &mut MySqlConnection) -> Result<Server> {
-        if !self.globally_ordered {
-            global_order::check_none(conn).await?;
+    /// Fails if the session reads what others have not committed: that may never come to be. A write would build on it, and a
+    /// message be sent that nobody recorded. Asks the first session only.
+    pub(super) async fn check_reads(&self, conn: &mut MySqlConnection) -> Result<()> {
+        if self.server.reads_committed.get().is_some() {
+            return Ok(());
         }
-        let max_packet_bytes = max_packet_bytes(conn).await;
-        let max_packet_bytes = max_packet_bytes.map_err(|error| classify("asking for max_allowed_packet", error))?;
-        let isolation = isolation(conn).await;
-        let isolation = isolation.map_err(|error| classify("asking for the isolation level", error))?;
-        Ok(Server { max_packet_bytes, reads_uncommitted: isolation.contains(&READ_UNCOMMITTED.to_owned()) })
+        let levels = isolation(conn).await.map_err(|error| classify("asking for the isolation level", error))?;
+        if levels.iter().any(|level| level == READ_UNCOMMITTED) {
+            return Err(Error::Unsupported {
+                what: "the isolation level READ UNCOMMITTED",
+                detail: "what it reads may be rolled back; let sessions have READ COMMITTED",
+            });
+        }
+        self.server.reads_committed.get_or_init(|| ());
+        Ok(())
     }
 
-    /// Whether what a session reads is committed; as far as is known, which is so after the first write.
-    pub(super) fn reads_committed(&self) -> bool {
-        self.server.get().is_some_and(|server| !server.reads_uncommitted)
+    async fn check_size(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<()> {
+        let limit = match self.server.max_packet.get() {
+            Some(limit) => *limit,
+            None => {
+                let asked = max_packet_bytes(conn).await;
+                let asked = asked.map_err(|error| classify("asking for max_allowed_packet", error))?;
+                *self.server.max_packet.get_or_init(|| asked)
+            }
+        };
+        check_packet(bytes, limit)
     }
 }
 
@@ -91,7 +107,6 @@ fn check_packet(bytes: usize, limit: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::limits::MAX_UNIT_BYTES;
 
     #[test]

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, Outbox};
+use sagastore::dispatcher::Dispatcher;
+use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, MessageStore, Offset, Outbox, OutboxRepository};
 use sqlx::Pool;
-use tokio::runtime::Handle;
 
-use crate::harness::sample::{Counter, added, instance};
-use crate::harness::{Clause, Kind, Subject, TestDb, clauses};
+use crate::harness::sample::{Counter, added, events, instance, stream};
+use crate::harness::{Clause, Kind, Sent, Subject, TestDb, assert_error, clauses, quick};
 
 clauses! {
     a_race_never_has_two_winners_at_any_isolation: SERVERS,
     every_message_takes_effect_once_at_any_isolation: SERVERS,
-    what_was_read_before_it_was_committed_leaves_no_gap: MYSQL,
+    sessions_that_read_what_is_not_committed_are_refused: MYSQL,
 }
 
 const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
@@ -102,26 +102,33 @@ async fn every_message_takes_effect_once_at_any_isolation<DB: Subject>(db: TestD
     Ok(())
 }
 
-/// A dirty read shows a commit that is rolled back before the unit of work that builds on it is saved.
-async fn what_was_read_before_it_was_committed_leaves_no_gap<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let (pool, id) = (pool_at(&db, "READ UNCOMMITTED", 1).await?, instance("1"));
+/// A unit of work was built on what was rolled back afterwards, and a dispatcher sent what was never recorded.
+async fn sessions_that_read_what_is_not_committed_are_refused<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (pool, id, sent) = (pool_at(&db, "READ UNCOMMITTED", 4).await?, instance("1"), Sent::default());
     db.publish(&Counter, "1", [added(1)]).await?;
-    let mut tx = db.persister().begin(db.pool()).await?;
-    let mut unit = db.persister().begin_unit_of_work(&Counter, &mut tx, Outbox, &id).await?;
+    let mut open = db.begin().await?;
+    let mut unit = db.persister().begin_unit_of_work(&Counter, &mut open, Outbox, &id).await?;
     unit.publish(added(10))?;
-    ensure!(db.persister().save(&mut tx, unit).await?.is_changed());
-    let (persister, mut open, mut seen) = (db.persister(), Some(tx), Vec::new());
-    let done = persister.execute(&pool, &Counter, &id, None, |unit| {
-        seen.push(unit.instance().data);
-        if let Some(tx) = open.take() {
-            let rolled_back = tokio::task::block_in_place(|| Handle::current().block_on(tx.rollback()));
-            rolled_back.expect("rolls back");
-        }
-        unit.publish(added(100))
-    });
-    assert!(matches!(done.await?, Executed::Done { conflicts: 1, .. }));
-    assert_eq!(seen, [11, 1], "what was read is not what was expected");
-    assert_eq!(db.state(&Counter, "1").await?, Some((101, 2)));
+    ensure!(db.persister().save(&mut open, unit).await?.is_changed());
+
+    let persister = db.persister();
+    let executed = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(100)).map(drop)).await;
+    assert_error!(executed, Error::Unsupported { .. });
+    let mut tx = pool.begin().await?;
+    let appended = db.store().append_messages(&mut tx, &stream("a"), Offset::ZERO, &events(1)).await;
+    assert_error!(appended, Error::Unsupported { .. });
+    tx.rollback().await?;
+    let store = db.store();
+    let read = store.find_batch(&mut *pool.acquire().await?, None, 10).await;
+    assert_error!(read, Error::Unsupported { .. });
+    let dispatcher = Dispatcher::new(pool.clone(), sent.emitter()).with_settings(quick());
+    assert_error!(dispatcher.dispatch_once().await, Error::Unsupported { .. });
+    db.roll_back(open).await?;
+
+    assert_eq!((sent.len(), db.state(&Counter, "1").await?), (0, Some((1, 1))));
+    // It goes on where the level is another one.
+    assert_eq!(store.find_batch(&mut *db.conn().await?, None, 10).await?.len(), 1);
+    drop(dispatcher);
     pool.close().await;
     Ok(())
 }
