@@ -14,6 +14,10 @@ use crate::lock::tables::{Claim, Grant, LeaseTables, PurgeStep, micros};
 use crate::lock::{Fence, FencingToken, Namespace, Resource, ResourceId};
 use crate::timestamp::Timestamp;
 
+/// How often a lease is looked at again that is free, and that somebody has locked just now.
+const MAX_LOCKED_LOOKS: u32 = 5;
+const LOCKED_PAUSE: Duration = Duration::from_millis(2);
+
 #[async_trait]
 impl LeaseTables<Postgres> for PostgresStore {
     async fn claim(&self, conn: &mut PgConnection, claim: &Claim<'_>) -> Result<Option<Grant>> {
@@ -85,9 +89,32 @@ impl LeaseTables<Postgres> for PostgresStore {
     }
 }
 
-/// Waits for nobody: what a fenced transaction or another claim keeps locked is held.
+/// What a try came to.
+enum Taken {
+    Granted(Grant),
+    Held,
+    /// It is free, but somebody has its row locked: a purge, another claim, or a fenced transaction.
+    Locked,
+}
+
+/// What stays locked is held.
 async fn take(conn: &mut PgConnection, claim: &Claim<'_>) -> sqlx::Result<Option<Grant>> {
-    sqlx::query(
+    let mut looks = 0;
+    loop {
+        match try_to_take(conn, claim).await? {
+            Taken::Granted(grant) => return Ok(Some(grant)),
+            Taken::Locked if looks < MAX_LOCKED_LOOKS => {
+                looks += 1;
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            Taken::Held | Taken::Locked => return Ok(None),
+        }
+    }
+}
+
+/// Waits for nobody, and passes by what is locked.
+async fn try_to_take(conn: &mut PgConnection, claim: &Claim<'_>) -> sqlx::Result<Taken> {
+    let found = sqlx::query(
         "WITH clock AS MATERIALIZED (
             SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS now
         ),
@@ -156,7 +183,17 @@ async fn take(conn: &mut PgConnection, claim: &Claim<'_>) -> sqlx::Result<Option
         )
         SELECT * FROM taken
         UNION ALL
-        SELECT * FROM started",
+        SELECT * FROM started
+        UNION ALL
+        SELECT
+            NULL,
+            NULL
+        FROM saga_lease AS l
+        CROSS JOIN clock
+        WHERE l.namespace = $1
+            AND l.resource_id = $2
+            AND (l.client_id IS NULL OR l.expires_at + l.lock_delay <= clock.now)
+            AND NOT EXISTS (SELECT 1 FROM free)",
     )
     .bind(claim.resource.namespace.as_str())
     .bind(claim.resource.id.as_str())
@@ -165,10 +202,14 @@ async fn take(conn: &mut PgConnection, claim: &Claim<'_>) -> sqlx::Result<Option
     .bind(micros(claim.length))
     .bind(micros(claim.lock_delay))
     .try_map(|row: PgRow| {
-        Ok(Grant { token: FencingToken::new(row.try_get(0)?), expiry: Timestamp::from_micros(row.try_get(1)?) })
+        let (Some(token), Some(expiry)) = (row.try_get::<Option<_>, _>(0)?, row.try_get::<Option<_>, _>(1)?) else {
+            return Ok(Taken::Locked);
+        };
+        Ok(Taken::Granted(Grant { token: FencingToken::new(token), expiry: Timestamp::from_micros(expiry) }))
     })
     .fetch_optional(conn)
-    .await
+    .await?;
+    Ok(found.unwrap_or(Taken::Held))
 }
 
 async fn extend(
