@@ -85,6 +85,7 @@ const ACCESS_DENIED: u16 = 1045;
 const NO_SUCH_DATABASE: u16 = 1049;
 const SERVER_SHUTDOWN: u16 = 1053;
 const DUPLICATE_ENTRY: u16 = 1062;
+const HOST_NOT_PRIVILEGED: u16 = 1130;
 const TABLE_ACCESS_DENIED: u16 = 1142;
 const COLUMN_ACCESS_DENIED: u16 = 1143;
 const NO_SUCH_TABLE: u16 = 1146;
@@ -136,10 +137,13 @@ fn classify(doing: &'static str, error: sqlx::Error) -> Error {
         DATABASE_ACCESS_DENIED
         | ACCESS_DENIED
         | NO_SUCH_DATABASE
+        | HOST_NOT_PRIVILEGED
         | TABLE_ACCESS_DENIED
         | COLUMN_ACCESS_DENIED
         | PRIVILEGE_MISSING
         | TLS_REQUIRED => Fault::Denied,
+        // invalid_authorization_specification, under whichever number
+        _ if answer.code().is_some_and(|state| state.starts_with("28")) => Fault::Denied,
         _ => Fault::Other,
     })
 }
@@ -221,5 +225,46 @@ impl StreamTables<MySql> for MySqlStore {
 
     fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {
         classify(doing, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::ConnectOptions;
+    use sqlx::mysql::MySqlConnectOptions;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What comes of a login that the server refuses with this number and these words.
+    async fn refused(number: u16, words: &str) -> Error {
+        let mut answer = vec![0xff];
+        answer.extend(number.to_le_bytes());
+        answer.extend(words.as_bytes());
+        let length = u8::try_from(answer.len()).expect("it is short");
+        let packet = [vec![length, 0, 0, 0], answer].concat();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let server = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            client.write_all(&packet).await.expect("it reads");
+        };
+        let options = MySqlConnectOptions::new().host("127.0.0.1").port(port);
+        let ((), connected) = tokio::join!(server, options.connect());
+        classify("connecting", connected.expect_err("it is refused"))
+    }
+
+    /// Some were `Storage`: an operator was not told that a right is missing.
+    #[tokio::test]
+    async fn whatever_the_server_does_not_let_in_is_denied() {
+        let socket = "#28000Access denied for user 'root'@'localhost'";
+        let host = "Host '10.0.0.1' is not allowed to connect to this MariaDB server";
+        for (number, words) in [(1045, socket), (1698, socket), (1130, host)] {
+            let error = refused(number, words).await;
+            assert!(matches!(error, Error::Denied { .. }), "{number}: {error:?}");
+        }
+        let full = refused(TOO_MANY_CONNECTIONS, "#08004Too many connections").await;
+        assert!(matches!(full, Error::Contention { .. }), "{full:?}");
     }
 }
