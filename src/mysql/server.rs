@@ -50,8 +50,7 @@ impl MySqlStore {
     /// As [`check_write`](Self::check_write), for who gives commits their places by itself.
     #[cfg(feature = "export")]
     pub(super) async fn check_import(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<()> {
-        let limit = max_packet_bytes(conn).await;
-        check_packet(bytes, limit.map_err(|error| classify("asking for max_allowed_packet", error))?)
+        self.check_size(conn, bytes).await
     }
 
     /// Fails if the session reads what others have not committed: that may never come to be. A write would build on it, and a
