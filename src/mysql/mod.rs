@@ -95,6 +95,8 @@ const NETWORK_WRITE_INTERRUPTED: u16 = 1161;
 const TOO_MANY_USER_CONNECTIONS: u16 = 1203;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
 const LOCK_DEADLOCK: u16 = 1213;
+/// Such as of connections, which a user may have been given fewer of than all others.
+const USER_LIMIT_REACHED: u16 = 1226;
 const PRIVILEGE_MISSING: u16 = 1227;
 const QUERY_INTERRUPTED: u16 = 1317;
 /// A transaction's snapshot is older than a change of the table.
@@ -127,7 +129,8 @@ fn classify(doing: &'static str, error: sqlx::Error) -> Error {
         | TABLE_DEFINITION_CHANGED
         | NEEDS_NEW_PREPARE
         | TOO_MANY_CONNECTIONS
-        | TOO_MANY_USER_CONNECTIONS => Fault::Contention,
+        | TOO_MANY_USER_CONNECTIONS
+        | USER_LIMIT_REACHED => Fault::Contention,
         LOCK_WAIT_TIMEOUT | STATEMENT_TIMEOUT | QUERY_TIMEOUT | QUERY_INTERRUPTED => Fault::Timeout,
         SERVER_SHUTDOWN
         | ABORTING_CONNECTION

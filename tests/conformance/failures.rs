@@ -17,7 +17,7 @@ clauses! {
     a_deferred_transaction_that_read_first_gets_a_conflict: SQLITE_FILE,
     a_refused_write_is_no_transient_error,
     a_pool_without_free_connections_and_a_closed_one_are_told_apart: SEVERAL_CONNECTIONS,
-    a_server_with_no_connection_left_is_worth_trying_again: POSTGRES,
+    a_server_with_no_connection_left_is_worth_trying_again: SERVERS,
     a_lost_connection_is_told_and_the_pool_recovers: SERVERS,
     a_read_that_is_cut_off_is_an_error_and_never_a_short_history: SERVERS,
 }
