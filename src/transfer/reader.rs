@@ -14,6 +14,10 @@ use super::tally::Tally;
 /// Longest line: what a unit of work of the largest default size becomes, several times over.
 pub const MAX_LINE_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Latest time of a commit: the end of the year 9999, in microseconds since 1970. Each commit is stored later than the one before it,
+/// so one at the end of time would be the stream's last.
+const MAX_RECORDED_AT: i64 = 253_402_300_799_999_999;
+
 /// What an export holds, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -24,8 +28,8 @@ pub enum Entry {
     Commit(ExportedCommit),
 }
 
-/// Reads an export line by line and verifies it: each line's checksum, that streams are dense in commits and offsets, and
-/// at the end the totals and the checksum over all of it.
+/// Reads an export line by line and verifies it: each line's checksum, that streams are dense in commits and offsets, that the times of
+/// their commits rise, and at the end the totals and the checksum over all of it.
 pub struct ExportReader<R> {
     from: R,
     tally: Tally,
@@ -147,6 +151,10 @@ impl<R: BufRead> ExportReader<R> {
         let place = (commit.number.to_i64(), commit.first_offset.to_i64());
         if place != (self.tally.number.saturating_add(1), self.tally.end) {
             return Err(self.damaged("its commit does not follow the one before"));
+        }
+        let recorded_at = commit.recorded_at.as_micros();
+        if Some(recorded_at) <= self.tally.recorded_at || recorded_at > MAX_RECORDED_AT {
+            return Err(self.damaged("its commit was stored before the one before, or in no time of ours"));
         }
         Ok(())
     }

@@ -24,6 +24,8 @@ pub struct Tally {
     pub(super) number: i64,
     /// Where the next commit begins.
     pub(super) end: i64,
+    /// When the stream's last commit was stored.
+    pub(super) recorded_at: Option<i64>,
 }
 
 impl Tally {
@@ -36,13 +38,14 @@ impl Tally {
     pub(super) fn add_stream(&mut self, stream: &ExportedStream) {
         self.streams += 1;
         self.stream = Some(stream.name.clone());
-        (self.number, self.end) = (0, 0);
+        (self.number, self.end, self.recorded_at) = (0, 0, None);
     }
 
     pub(super) fn add_commit(&mut self, commit: &ExportedCommit) {
         self.commits += 1;
         self.messages += u64::try_from(commit.messages.len()).unwrap_or(u64::MAX);
         self.number = commit.number.to_i64();
+        self.recorded_at = Some(commit.recorded_at.as_micros());
         let events = i64::try_from(commit.events()).unwrap_or(i64::MAX);
         self.end = commit.first_offset.to_i64().saturating_add(events);
     }

@@ -2,10 +2,11 @@
 
 use anyhow::ensure;
 use serde_json::{Value, json};
+use sqlx::Pool;
 
 use crate::command::{fine, run};
 use crate::fill::note;
-use crate::site::Site;
+use crate::site::{Place, Site};
 
 /// How deep JSON nests that is to exhaust a stack.
 const DEEP: usize = 10_000;
@@ -31,6 +32,17 @@ fn written(line: &Value) -> String {
     self::line(what, &text.to_string())
 }
 
+/// Two commits, of which the first is the later one.
+async fn later_than_the_next<DB: Site>(from: &Place, pool: &Pool<DB>) -> anyhow::Result<String> {
+    note(pool, "1", "b").await?;
+    let file = from.file("longer-export");
+    fine(&from.url, &["export", &file])?;
+    let lines = std::fs::read_to_string(&file)?;
+    let lines: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let second = lines.iter().filter_map(|line| line.pointer("/commit/recorded_at")).nth(1).unwrap();
+    Ok(forged(&lines, "commit", "/recorded_at", second.clone()))
+}
+
 pub(crate) async fn are_refused<DB: Site>() -> anyhow::Result<()> {
     let (from, to) = (DB::create().await?, DB::create().await?);
     fine(&from.url, &["migrate"])?;
@@ -54,7 +66,7 @@ pub(crate) async fn are_refused<DB: Site>() -> anyhow::Result<()> {
     ];
     let names = [json!("a\0b"), json!(""), json!("x".repeat(10_000)), json!(1), json!(null)];
     forgeries.extend(names.into_iter().map(|name| forged(&lines, "stream", "/name", name)));
-    let numbers = [json!(-1), json!(u64::MAX), json!(1e300), json!("1"), json!(null)];
+    let numbers = [json!(-1), json!(i64::MAX), json!(u64::MAX), json!(1e300), json!("1"), json!(null)];
     for pointer in ["/number", "/first_offset", "/recorded_at", "/messages/0/version"] {
         let is_good = |value: &Value| pointer == "/recorded_at" && *value == json!(-1);
         let wrong = numbers.iter().filter(|value| !is_good(value));
@@ -64,6 +76,7 @@ pub(crate) async fn are_refused<DB: Site>() -> anyhow::Result<()> {
         let wrong = [json!("a\0b"), json!("x".repeat(10_000)), json!(7)];
         forgeries.extend(wrong.map(|value| forged(&lines, "commit", pointer, value)));
     }
+    forgeries.push(later_than_the_next(&from, &pool).await?);
     println!("{} forgeries", forgeries.len());
     for (number, forgery) in forgeries.iter().enumerate() {
         let start: String = forgery.chars().take(600).collect();
