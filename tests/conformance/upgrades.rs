@@ -119,7 +119,7 @@ impl Filled {
             ensure!(Inbox::new("older")?.has_received::<DB>(&mut *db.conn().await?, self.received).await?);
         }
         if self.version >= HANDLERS {
-            let handler = db.keyed(&Booking::default());
+            let handler = db.keyed(&Booking::default()).park_after(AT_ONCE);
             let holder = db.holder(&number_key("1")).await?.context("nobody has the key")?;
             ensure!(handler.handle(db.pool(), &remark("1", "later")).await?.is_parked(), "it waits behind the other");
             let parked = parked_messages::<DB>(&mut *db.conn().await?, ParkedFilter::default(), 10).await?;

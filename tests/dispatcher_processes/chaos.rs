@@ -77,7 +77,6 @@ impl<DB: Site> Course<DB> {
 
     async fn run(&mut self) -> anyhow::Result<()> {
         self.disturb().await?;
-        self.disturbed.calm()?;
         self.until_relayed().await?;
         self.disturbed.end();
         self.reading.finish(&self.committed)?;
@@ -100,6 +99,8 @@ impl<DB: Site> Course<DB> {
                 _ => {}
             }
         }
+        // Who is paused may hold what the producers wait for.
+        self.disturbed.calm()?;
         self.committed = producing.finish().await?;
         Ok(())
     }

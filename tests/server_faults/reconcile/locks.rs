@@ -19,7 +19,9 @@ struct Writes {
 /// Gives how many there are.
 pub(crate) async fn check<DB: Site>(pool: &Pool<DB>, entries: &[Entry]) -> anyhow::Result<usize> {
     let mut conn = pool.acquire().await?;
-    let sql = "SELECT resource, CAST(number AS CHAR(40)), CAST(token AS CHAR(40)) FROM fenced_write ORDER BY resource, number";
+    let sql = "SELECT w.resource, CAST(w.number AS CHAR(40)), CAST(w.token AS CHAR(40))
+        FROM fenced_write AS w
+        ORDER BY w.resource, w.number";
     let rows = DB::texts(&mut conn, sql.to_owned()).await?;
     let mut writes = BTreeMap::<&str, Writes>::new();
     for row in &rows {
