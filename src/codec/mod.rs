@@ -11,6 +11,8 @@ use crate::error::{Cause, Error, Result};
 #[cfg(feature = "bincode")]
 mod bincode;
 #[cfg(feature = "json")]
+mod finite;
+#[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "bincode")]
 mod watched;
