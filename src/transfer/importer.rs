@@ -21,8 +21,8 @@ use crate::timestamp::Timestamp;
 
 /// Most commits and streams in one transaction.
 const PAGE_ENTRIES: usize = 500;
-/// Payload bytes after which a transaction ends early.
-const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of lines after which a transaction ends early.
+const PAGE_BYTES: u64 = 8 * 1024 * 1024;
 /// Commits that are there already and are read at once to be compared.
 const COMPARED: u32 = 100;
 
@@ -81,12 +81,9 @@ impl<DB: Backend> Importer<DB> {
     /// [`TransferError::Differs`] if a stream or commit is there and is another one: nothing of the page is written.
     /// The reader's, and at the end [`TransferError::Unfinished`]: what came before stays. The database's.
     pub async fn next_page<R: BufRead>(&mut self, reader: &mut ExportReader<R>) -> Result<bool, TransferError> {
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        while entries.len() < PAGE_ENTRIES && bytes < PAGE_BYTES {
+        let (mut entries, start) = (Vec::new(), reader.tally().bytes);
+        while entries.len() < PAGE_ENTRIES && reader.tally().bytes - start < PAGE_BYTES {
             let Some(entry) = reader.next_entry()? else { break };
-            if let Entry::Commit(commit) = &entry {
-                bytes += commit.messages.iter().map(|message| message.payload.len()).sum::<usize>();
-            }
             entries.push(entry);
         }
         if entries.is_empty() {

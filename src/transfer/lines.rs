@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::payload::{as_json, from_base64, to_base64};
@@ -115,10 +115,15 @@ struct MessageLine<'a> {
     root: MessageId,
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     metadata: Metadata,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "whatever_it_is", skip_serializing_if = "Option::is_none")]
     json: Option<&'a RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base64: Option<Cow<'a, str>>,
+}
+
+/// Also null, which is a payload like any other.
+fn whatever_it_is<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 const EVENT: &str = "event";

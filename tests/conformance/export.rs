@@ -127,6 +127,7 @@ async fn payloads_come_back_byte_for_byte<DB: Subject>(db: TestDb<DB>) -> Clause
         "",
         "{",
         "0.10",
+        "null",
     ]
     .into_iter()
     .map(|text| event_of("application/json", text))
