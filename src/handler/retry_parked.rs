@@ -78,9 +78,16 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         if !DB::Store::default().unpark(&mut tx, parked.id).await? {
             return Ok(false);
         }
-        if let Some(incoming) = Incoming::decode(&*self.saga, self.persister.codecs(), &parked.message)? {
-            let _ = self.try_in_part(&mut tx, &incoming, Behind::Nothing).await?;
-        }
+        let Some(incoming) = Incoming::decode(&*self.saga, self.persister.codecs(), &parked.message)? else {
+            // It was the saga's when it was parked: a version or a step is missing.
+            return Err(Error::UndecodableMessage {
+                message_id: parked.message.message_id,
+                type_name: parked.message.type_name.as_ref().to_owned(),
+                content_type: parked.message.content_type.as_ref().to_owned(),
+                source: "the saga has no message of this type any more".into(),
+            });
+        };
+        let _ = self.try_in_part(&mut tx, &incoming, Behind::Nothing).await?;
         release_unstarted(&mut tx, &parked.persistence_key, &parked.instance_id).await?;
         let committed = tx.commit().await;
         committed.map_err(|error| self.persister.store().classify("releasing a parked message", error))?;

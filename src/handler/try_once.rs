@@ -14,6 +14,7 @@ use crate::mapper::Mapped;
 use crate::outbox::NewOutboxRecord;
 use crate::persister::Begun;
 use crate::recorder::Outbox;
+use crate::saga::Instance;
 use crate::unit_of_work::Saved;
 
 /// What a try came to, and whether what it wrote is to be kept.
@@ -66,20 +67,30 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         if self.uses_inbox() && self.inbox.receive(tx, envelope.message_id).await?.is_repeated() {
             return Ok(Tried::Undo(Handling::AlreadyHandled(None)));
         }
-        let id = match mapped {
-            Mapped::Ignored => return Ok(Tried::Undo(Handling::Ignored)),
-            Mapped::NotFound => return self.not_found(tx, incoming, None).await,
-            Mapped::Instance(id) => id,
+        let (mut mapped, mut freed) = (mapped, false);
+        let (id, mut unit) = loop {
+            let id = match mapped {
+                Mapped::Ignored => return Ok(Tried::Undo(Handling::Ignored)),
+                Mapped::NotFound => return self.not_found(tx, incoming, None).await,
+                Mapped::Instance(id) => id,
+            };
+            let begun = self.persister.begin_handling(&*self.saga, tx, Outbox, &id, Inbound::from(envelope)).await?;
+            let unit = match begun {
+                Begun::Unit(unit) => unit,
+                Begun::AlreadyHandled(handled) => return Ok(Tried::Undo(Handling::AlreadyHandled(Some(handled)))),
+            };
+            if !unit.is_completed() {
+                break (id, unit);
+            }
+            if freed {
+                return Ok(Tried::Undo(Handling::Completed { instance_id: id }));
+            }
+            match self.map_past(tx, incoming, &unit.instance).await? {
+                Some(again) => mapped = again,
+                None => return Ok(Tried::Undo(Handling::Completed { instance_id: id })),
+            }
+            freed = true;
         };
-        let inbound = Inbound::from(envelope);
-        let begun = self.persister.begin_handling(&*self.saga, tx, Outbox, &id, inbound).await?;
-        let mut unit = match begun {
-            Begun::Unit(unit) => unit,
-            Begun::AlreadyHandled(handled) => return Ok(Tried::Undo(Handling::AlreadyHandled(Some(handled)))),
-        };
-        if unit.is_completed() {
-            return self.completed(tx, incoming, id).await.map(Tried::Undo);
-        }
         if unit.head.is_at_start() && !incoming.trigger {
             return self.not_found(tx, incoming, Some(&id)).await;
         }
@@ -103,19 +114,26 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     }
 
     /// The instance is completed. If that happened since it was found, its keys are free now, and the message may be for
-    /// another.
-    async fn completed(
+    /// another. Where it was completed by somebody who knows nothing of the mapping they are not, and are freed now: gives what
+    /// the message is for then. `None` if it is for the instance all the same.
+    async fn map_past(
         &self,
         tx: &mut Transaction<'_, DB>,
         incoming: &Incoming<'_, S>,
-        instance_id: InstanceId,
-    ) -> Result<Handling> {
-        let found = Mapped::Instance(instance_id.clone());
-        if incoming.timeout_of.is_none() && self.map(tx, incoming).await? != found {
-            let source = format!("instance {instance_id:?} was completed while a message was on its way to it").into();
+        completed: &Instance<S::Data>,
+    ) -> Result<Option<Mapped>> {
+        let (id, Mapping::Mapper(mapper)) = (&completed.instance_id, &self.mapping) else { return Ok(None) };
+        if incoming.timeout_of.is_some() {
+            return Ok(None);
+        }
+        let found = Mapped::Instance(id.clone());
+        if self.map(tx, incoming).await? != found {
+            let source = format!("instance {id:?} was completed while a message was on its way to it").into();
             return Err(Error::Contention { doing: "handling a message", source });
         }
-        Ok(Handling::Completed { instance_id })
+        mapper.update(tx, &self.saga, completed, true).await?;
+        let again = self.map(tx, incoming).await?;
+        Ok((again != found).then_some(again))
     }
 
     /// The instance that a message is for.

@@ -21,6 +21,7 @@ clauses! {
     keys_change_with_the_state_in_the_same_transaction: BASIC,
     a_key_belongs_to_one_instance: BASIC,
     a_completed_instance_gives_up_its_keys: BASIC,
+    an_instance_that_was_completed_beside_its_mapping_gives_up_its_keys_to_the_next_message: BASIC,
     a_message_of_a_completed_instance_does_not_start_the_next_one: BASIC,
     a_message_is_handled_once_also_when_its_key_changed_hands: BASIC,
     a_trigger_whose_instance_completes_meanwhile_starts_the_next_one: SERVERS,
@@ -356,5 +357,29 @@ async fn what_was_handled_is_forgotten_after_its_retention<DB: Subject>(db: Test
     assert_eq!(handler.forget(db.pool(), std::time::Duration::from_secs(3600)).await?, 0);
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     assert_eq!(handler.forget(db.pool(), std::time::Duration::ZERO).await?, 4);
+    Ok(())
+}
+
+/// Its keys led to it for ever, and every later trigger was passed over.
+async fn an_instance_that_was_completed_beside_its_mapping_gives_up_its_keys_to_the_next_message<DB: Subject>(
+    db: TestDb<DB>,
+) -> Clause {
+    let handler = db.keyed(&Booking::default());
+    let first = handle(&db, &handler, &book("1", "ann")).await?;
+    let closed = db.direct(&Booking::default()).handle(db.pool(), &close(first.as_str())).await?;
+    ensure!(closed.is_handled(), "{closed:?}");
+    assert_eq!(db.holder(&number_key("1")).await?, Some(first.clone()));
+    ensure!(matches!(handler.handle(db.pool(), &remark("1", "late")).await?, Handling::NotFound));
+    let second = handle(&db, &handler, &book("1", "ann")).await?;
+    assert_ne!(second, first);
+    assert_eq!(
+        (db.holder(&number_key("1")).await?, db.holder(&customer_key("ann")).await?),
+        (Some(second.clone()), Some(second.clone()))
+    );
+    assert_eq!(handle(&db, &handler, &remark("1", "a")).await?, second);
+    let mut tx = db.begin().await?;
+    ensure!(handler.handle_in(&mut tx, &remark("1", "b")).await?.is_handled());
+    db.commit(tx).await?;
+    assert_eq!(db.notes("1").await?, ["a", "b"]);
     Ok(())
 }

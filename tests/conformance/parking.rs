@@ -18,6 +18,7 @@ clauses! {
     later_messages_of_the_instance_wait_behind_and_others_go_on: BASIC,
     retrying_handles_what_is_parked_in_order: BASIC,
     retrying_stops_at_the_first_that_fails_again: BASIC,
+    a_parked_message_that_the_saga_knows_no_more_stays_parked: BASIC,
     a_discarded_message_is_never_handled_and_those_behind_move_up: BASIC,
     a_parked_message_is_parked_once_however_often_it_comes: BASIC,
     a_failed_start_is_parked_under_the_key_by_which_it_came: BASIC,
@@ -390,5 +391,24 @@ async fn an_error_text_is_kept_up_to_its_limit<DB: Subject>(db: TestDb<DB>) -> C
     let kept = site.parked().await?.pop().unwrap().last_error;
     ensure!(kept.len() <= MAX_PARKED_ERROR_BYTES && kept.len() > MAX_PARKED_ERROR_BYTES - 4 && kept.contains("éé"));
     ensure!(!kept.contains('\0'));
+    Ok(())
+}
+
+/// It was taken for somebody else's, and released without an effect.
+async fn a_parked_message_that_the_saga_knows_no_more_stays_parked<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let site = Site::new(&db, false, AT_ONCE);
+    ensure!(site.handle(&book("1", "ann")).await?.is_handled());
+    site.break_saga(true);
+    ensure!(site.handle(&fragile("1", "a")).await?.is_parked());
+    site.break_saga(false);
+    let parked = site.parked().await?.pop().unwrap();
+    // As if the message had another name when it was parked.
+    db.sql("UPDATE saga_parked_message SET contents = REPLACE(contents, '\"Fragile\"', '\"Delicate\"')").await?;
+    ensure!(&*site.parked().await?.pop().unwrap().message.type_name == "Delicate");
+    let retried = site.retry(&parked.instance_id).await?;
+    assert_eq!(retried.released, 0);
+    assert_error!(retried.failed.map_or(Ok(()), Err), Error::UndecodableMessage { type_name, .. } if type_name == "Delicate");
+    assert_eq!(site.parked().await?.len(), 1);
+    ensure!(db.notes("1").await?.is_empty());
     Ok(())
 }
