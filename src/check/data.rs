@@ -44,7 +44,7 @@ pub struct Checked {
 /// Checks all that the database holds: that every stream is dense, that commits fit their checksums and can be read, that
 /// completion, handled messages, snapshots and outbox agree with the commits. `report` is given each finding as it is
 /// made. What is not checked: whether payloads mean what the saga thinks (load the instance for that), payloads that
-/// are not JSON, inboxes, leases and the places of the global order.
+/// are not JSON, timeouts, parked messages, correlation keys, inboxes, leases and the places of the global order.
 ///
 /// Memory is bounded by a page: 200 streams without their commits, and 8 MiB of commits or one commit.
 ///
