@@ -61,9 +61,10 @@ impl LeaseGuard {
         self.state.borrow().lease.as_fence()
     }
 
-    /// True once the lease is lost.
+    /// True once the lease is lost, or can no longer be trusted, as when its renewal did not get its turn.
     pub fn is_lost(&self) -> bool {
-        self.state.borrow().lost.is_some()
+        let state = self.state.borrow();
+        state.lost.is_some() || state.lease.remaining().is_zero()
     }
 
     /// Waits until the lease is lost, at the latest when it can no longer be trusted, and gives

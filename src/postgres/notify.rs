@@ -1,20 +1,25 @@
 //! Waking dispatchers of other processes.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgNotification};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::classify;
 use crate::error::Result;
+use crate::pool::ANSWER_WITHIN;
 use crate::waker::OutboxWaker;
 
 /// The channel of LISTEN and NOTIFY.
 pub const NOTIFY_CHANNEL: &str = "saga_outbox";
 /// Least time between two notifications of one process: many commits make one.
 pub const NOTIFY_DEBOUNCE: Duration = Duration::from_millis(50);
+/// After so long without a notification the connection for listening is asked whether it lives: a router may have forgotten it.
+const ASK_AFTER: Duration = Duration::from_secs(30);
 /// How long to wait when the connection for listening was lost.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
@@ -54,10 +59,12 @@ async fn listen(pool: &PgPool) -> sqlx::Result<PgListener> {
 
 async fn receive(pool: PgPool, mut listener: PgListener, waker: OutboxWaker, origin: String) {
     loop {
-        match listener.try_recv().await {
-            Ok(Some(notification)) if notification.payload() == origin => {}
-            // Without one the connection was lost, and what was sent meanwhile is not known.
+        match next(&mut listener).await {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Notification(notification)) if notification.payload() == origin => {}
             Ok(_) => waker.wake_for_another(),
+            // Who closes the pool waits for this connection.
+            Err(sqlx::Error::PoolClosed) => return,
             Err(error) => {
                 tracing::warn!(target: "sagastore", %error, "listening for wake-ups failed; it is tried again");
                 tokio::time::sleep(RECONNECT_AFTER).await;
@@ -67,6 +74,23 @@ async fn receive(pool: PgPool, mut listener: PgListener, waker: OutboxWaker, ori
                     waker.wake_for_another();
                 }
             }
+        }
+    }
+}
+
+enum Heard {
+    Notification(PgNotification),
+    /// The connection was lost and made anew; what was sent meanwhile is not known.
+    Lost,
+    Nothing,
+}
+
+async fn next(listener: &mut PgListener) -> sqlx::Result<Heard> {
+    match timeout(ASK_AFTER, listener.try_recv()).await {
+        Ok(heard) => Ok(heard?.map_or(Heard::Lost, Heard::Notification)),
+        Err(_) => {
+            let asked = timeout(ANSWER_WITHIN, sqlx::raw_sql("SELECT 1").execute(listener)).await;
+            asked.map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))?.map(|_| Heard::Nothing)
         }
     }
 }

@@ -21,6 +21,7 @@ clauses! {
     work_ends_no_later_than_the_trust_in_the_lease_when_the_database_is_silent: SERVERS,
     a_release_during_a_renewal_leaves_nothing_held,
     a_dropped_guard_lets_the_lease_expire,
+    a_lease_is_lost_when_it_has_expired_also_if_its_renewal_never_ran: SQLITE_FILE,
 }
 
 /// How late a timer may be on a busy machine.
@@ -160,5 +161,24 @@ async fn a_dropped_guard_lets_the_lease_expire<DB: Subject>(db: TestDb<DB>) -> C
     let begun = Instant::now();
     ensure!(wait_for_lease(&lock, "r", "b").await?.sequence > lease.sequence);
     ensure!(begun.elapsed() < Duration::from_secs(2), "free only after {:?}", begun.elapsed());
+    Ok(())
+}
+
+async fn a_lease_is_lost_when_it_has_expired_also_if_its_renewal_never_ran<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let lock = db.lock(millis(200));
+    let lease = obtain(&lock, "r", "a").await?;
+    let looked = std::thread::spawn(move || {
+        let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // On its runtime nothing else runs while work goes on without an await.
+        own.block_on(async {
+            let (guard, before) = (guard(&lock, lease), Instant::now());
+            let lost_at_once = guard.is_lost();
+            std::thread::sleep(millis(300));
+            (lost_at_once, guard.is_lost(), before.elapsed())
+        })
+    });
+    let (at_once, later, elapsed) = tokio::task::spawn_blocking(move || looked.join().unwrap()).await?;
+    ensure!(later, "it is believed in after {elapsed:?}");
+    ensure!(!at_once || elapsed > millis(450), "it was lost at once");
     Ok(())
 }

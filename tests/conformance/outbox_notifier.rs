@@ -18,6 +18,7 @@ clauses! {
     nobody_is_woken_before_a_commit_or_by_a_rollback: POSTGRES,
     many_commits_make_few_notifications: POSTGRES,
     a_listener_whose_connection_was_cut_listens_again: POSTGRES,
+    a_pool_closes_while_a_notifier_is_alive: POSTGRES,
 }
 
 /// On a machine that does a lot besides.
@@ -123,5 +124,13 @@ async fn a_listener_whose_connection_was_cut_listens_again<DB: Subject>(db: Test
     let _ = persister.execute(&pool, &Counter, &instance("a"), None, unit).await?;
     until("the message", async || Ok(sent.len() > 0)).await.context("after the cut")?;
     assert_eq!(relay.stop().await?.delivered, 1);
+    Ok(())
+}
+
+async fn a_pool_closes_while_a_notifier_is_alive<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let pool = db.second_pool(2).await?;
+    let _notifier = OutboxNotifier::start(postgres(&pool), &OutboxWaker::new()).await?;
+    let closed = tokio::time::timeout(Duration::from_secs(10), pool.close()).await;
+    ensure!(closed.is_ok(), "the notifier keeps its connection");
     Ok(())
 }

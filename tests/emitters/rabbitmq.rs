@@ -25,6 +25,7 @@ trials! { Kind::RabbitMq;
     unroutable_messages_fail_and_no_others,
     a_message_whose_confirmation_is_lost_fails_and_comes_twice_with_one_id,
     without_the_exchange_messages_fail_until_it_is_declared,
+    any_number_of_channels_that_the_broker_closed_leaves_an_emitter_in_order,
     a_full_queue_refuses_messages,
     what_cannot_be_sent_fails_alone,
     five_thousand_messages_at_once_are_all_kept,
@@ -215,6 +216,22 @@ async fn without_the_exchange_messages_fail_until_it_is_declared(broker: Broker)
         for outcome in outcomes.into_values() {
             let error = outcome.expect_err("there is no exchange");
             ensure!(error.contains("channel ended") && error.contains("no exchange"), "{error}");
+        }
+    }
+    place.declare(FieldTable::default()).await?;
+    all_delivered(&emitter, &records).await?;
+    check_whole(&place.take().await?, &records)
+}
+
+/// The client gives out about two thousand numbers of channels, and then repeats for each what the broker said when it was closed.
+async fn any_number_of_channels_that_the_broker_closed_leaves_an_emitter_in_order(broker: Broker) -> Outcome {
+    let place = Place::nowhere(&broker);
+    let emitter = place.emitter();
+    let records = records((0..100).map(|_| message("Early", "1", &[]))).await?;
+    for _ in 0..25 {
+        for outcome in emit(&emitter, &records).await?.into_values() {
+            let error = outcome.expect_err("there is no exchange");
+            ensure!(error.contains("no exchange"), "{error}");
         }
     }
     place.declare(FieldTable::default()).await?;

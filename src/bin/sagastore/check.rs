@@ -7,7 +7,7 @@ use sqlx::Pool;
 
 use crate::connect::{Connected, with_pool};
 use crate::output::{Output, plain};
-use crate::verdict::{Failure, Outcome, Verdict};
+use crate::verdict::{Outcome, Verdict, whoever_reads};
 
 pub(crate) async fn run(connected: &Connected, output: &mut Output) -> Outcome {
     with_pool!(connected, pool => check(pool, output).await)
@@ -22,10 +22,8 @@ async fn check<DB: Backend>(pool: &Pool<DB>, output: &mut Output) -> Outcome {
         }
     })
     .await?;
-    printed.map_err(Failure::from)?;
-    sum_up(&checked, output)?;
-    output.flush()?;
-    Ok(if checked.findings == 0 { Verdict::Fine } else { Verdict::Found })
+    let printed = printed.and_then(|()| sum_up(&checked, output)).and_then(|()| output.flush());
+    whoever_reads(printed, if checked.findings == 0 { Verdict::Fine } else { Verdict::Found })
 }
 
 fn print(finding: &Finding, output: &mut Output) -> std::io::Result<()> {

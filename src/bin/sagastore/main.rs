@@ -50,7 +50,8 @@ fn usage(fault: &clap::Error) -> ExitCode {
         // Help and version.
         return if fault.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let secrets = Secrets::in_arguments(std::env::args());
+    // Not all of them need be Unicode.
+    let secrets = Secrets::in_arguments(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()));
     eprint!("{}", output::plain_lines(&secrets.hidden_in(&fault.render().to_string())));
     ExitCode::from(verdict::USAGE)
 }

@@ -2,24 +2,24 @@
 
 use std::path::Path;
 
-use sagastore::transfer::{Entry, ExportedCommit};
+use sagastore::transfer::{Entry, ExportedCommit, Tally};
 use sagastore::{Envelope, JSON_CONTENT_TYPE};
 use serde_json::json;
 
 use crate::import::reader;
 use crate::output::{Output, plain};
-use crate::verdict::{Failure, Outcome, Verdict};
+use crate::verdict::{Failure, Outcome, Verdict, whoever_reads};
 
 pub(crate) fn run(path: &Path, output: &mut Output) -> Outcome {
     let (mut reader, progress) = reader(path)?;
-    let (mut stream, mut broken) = (String::new(), 0_u64);
+    let (mut stream, mut broken, mut printed) = (String::new(), 0_u64, Ok(()));
     while let Some(entry) = reader.next_entry()? {
         match entry {
             Entry::Stream(next) => stream = next.name,
             Entry::Commit(commit) => {
                 for message in commit.messages.iter().filter(|message| !is_readable(message)) {
                     broken += 1;
-                    tell(&stream, &commit, message, output)?;
+                    printed = printed.and_then(|()| tell(&stream, &commit, message, output));
                 }
             }
             _ => {}
@@ -28,8 +28,16 @@ pub(crate) fn run(path: &Path, output: &mut Output) -> Outcome {
     }
     progress.end();
     let tally = reader.tally();
+    let printed = printed.and_then(|()| sum_up(tally, broken, output)).and_then(|()| output.flush());
+    if !tally.finished {
+        return Err(Failure::failed("the export is not finished: its last line is missing; resume it"));
+    }
+    whoever_reads(printed, if broken == 0 { Verdict::Fine } else { Verdict::Found })
+}
+
+fn sum_up(tally: &Tally, broken: u64, output: &mut Output) -> std::io::Result<()> {
     if output.is_json() {
-        output.object(&json!({
+        return output.object(&json!({
             "verified": {
                 "streams": tally.streams,
                 "commits": tally.commits,
@@ -37,18 +45,12 @@ pub(crate) fn run(path: &Path, output: &mut Output) -> Outcome {
                 "undecodable": broken,
                 "finished": tally.finished,
             }
-        }))?;
-    } else {
-        output.line(format_args!(
-            "{} streams with {} commits and {} messages are as they were exported; {broken} payloads do not decode",
-            tally.streams, tally.commits, tally.messages
-        ))?;
+        }));
     }
-    output.flush()?;
-    if !tally.finished {
-        return Err(Failure::failed("the export is not finished: its last line is missing; resume it"));
-    }
-    Ok(if broken == 0 { Verdict::Fine } else { Verdict::Found })
+    output.line(format_args!(
+        "{} streams with {} commits and {} messages are as they were exported; {broken} payloads do not decode",
+        tally.streams, tally.commits, tally.messages
+    ))
 }
 
 /// Only of JSON it is known what makes it readable.

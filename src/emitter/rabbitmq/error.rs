@@ -61,6 +61,14 @@ pub enum RabbitMqError {
         /// How long was waited.
         after: Duration,
     },
+    /// The broker takes nothing for now, as when its memory or its disk runs out. The message may arrive once that is over.
+    #[error(
+        "RabbitMQ has blocked the connection for {after:?}, as when its memory or its disk runs out; see its alarms"
+    )]
+    Blocked {
+        /// How long was waited.
+        after: Duration,
+    },
     /// The channel or the connection ended before the confirmation came, as when the exchange does not exist. The message
     /// may have arrived.
     #[error("the channel ended before RabbitMQ confirmed a message, which may have arrived: {source}")]

@@ -34,7 +34,7 @@ struct Attempt {
 impl Attempt {
     fn is_of_use(&self) -> bool {
         match self.outcome.peek() {
-            Some(Ok(session)) => session.is_open(),
+            Some(Ok(session)) => session.is_of_use(),
             Some(Err(_)) => false,
             None => self.began.elapsed() < ABANDON_CONNECTING_AFTER,
         }

@@ -145,6 +145,7 @@ impl RabbitMqEmitter {
         // Waiting for a channel ends when those before are confirmed, failed or timed out.
         let turn = session.turn().await?;
         let sent = async {
+            session.unblocked().await;
             let channel = turn.channel().await?;
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let publish = channel.basic_publish(exchange, routing_key.clone(), options, record.payload(), properties);
@@ -155,6 +156,7 @@ impl RabbitMqEmitter {
         };
         match tokio::time::timeout(self.confirm_timeout, sent).await {
             Ok(confirmation) => self.judge(confirmation?, &routing_key),
+            Err(_) if session.is_blocked() => Err(RabbitMqError::Blocked { after: self.confirm_timeout }),
             Err(_) => {
                 session.not_heard_for(self.confirm_timeout);
                 Err(RabbitMqError::NoConfirm { after: self.confirm_timeout })
