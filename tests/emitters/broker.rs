@@ -109,6 +109,20 @@ impl Broker {
         Ok(Frozen(self.clone()))
     }
 
+    /// Lets it have too little memory, so that it takes no more messages, until the guard is dropped.
+    pub(crate) fn starve(&self) -> anyhow::Result<Starved> {
+        self.set_memory(NEXT_TO_NONE)?;
+        Ok(Starved(self.clone()))
+    }
+
+    /// As a part of the machine's.
+    fn set_memory(&self, part: &str) -> anyhow::Result<()> {
+        let variable = self.kind.variable("MEMORY");
+        let program = env::var(&variable).with_context(|| format!("{variable} is not set"))?;
+        ensure!(Command::new(program).arg(part).status()?.success(), "the memory of {} cannot be set", self.address);
+        Ok(())
+    }
+
     pub(crate) fn kill(&self) -> anyhow::Result<()> {
         self.signal("-KILL")?;
         if let Some(mut child) = self.process.lock().unwrap().child.take() {
@@ -128,6 +142,19 @@ impl Broker {
         let child = Command::new(program).spawn()?;
         *self.process.lock().unwrap() = Process { id: Some(child.id()), child: Some(child) };
         self.wait_until_reachable()
+    }
+}
+
+const NEXT_TO_NONE: &str = "0.000001";
+/// RabbitMQ's default.
+const ENOUGH: &str = "0.4";
+
+/// A broker that has too little memory.
+pub(crate) struct Starved(Broker);
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        self.0.set_memory(ENOUGH).unwrap();
     }
 }
 

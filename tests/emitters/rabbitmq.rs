@@ -1,6 +1,6 @@
 //! RabbitMQ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -32,6 +32,7 @@ trials! { Kind::RabbitMq;
     who_may_not_in_fails_without_showing_the_password,
     without_a_broker_messages_fail_in_time,
     a_frozen_broker_fails_messages_in_time,
+    a_broker_that_is_short_of_memory_is_waited_for_on_one_connection,
     a_killed_broker_loses_and_reorders_nothing,
     dispatchers_killed_before_they_acknowledge_lose_and_reorder_nothing,
 }
@@ -353,6 +354,36 @@ async fn dispatchers_killed_before_they_acknowledge_lose_and_reorder_nothing(bro
     let duplicates = check_streams(&place.held().await?, &streams)?;
     ensure!(duplicates > 0, "no process was killed between publishing and acknowledging");
     Ok(())
+}
+
+/// Connections to a broker that takes nothing cannot be closed; each message that timed out led to another one, with a thread of its own.
+async fn a_broker_that_is_short_of_memory_is_waited_for_on_one_connection(broker: Broker) -> Outcome {
+    const ROUNDS: u32 = 5;
+    let place = Place::create(&broker).await?;
+    let emitter = place.emitter().confirm_timeout(SHORT_TIMEOUT);
+    let records = records((0..10).map(|_| message("Short", "1", &[]))).await?;
+    all_delivered(&emitter, &records[..1]).await?;
+    let (threads, starved, began) = (threads_of_connections()?, broker.starve()?, Instant::now());
+    let mut blocked = 0;
+    while blocked < ROUNDS {
+        ensure!(began.elapsed() < LONG_TIMEOUT, "it takes messages all the same");
+        let outcomes = emit(&emitter, &records[1..]).await?;
+        let is_blocked = |outcome: &Result<(), String>| outcome.as_ref().is_err_and(|error| error.contains("blocked"));
+        blocked += u32::from(outcomes.values().all(is_blocked));
+    }
+    let now = threads_of_connections()?;
+    ensure!(now <= threads, "{now} connections instead of {threads}");
+    drop(starved);
+    deliver(&emitter, records[1..].to_vec(), LONG_TIMEOUT).await?;
+    let kept: BTreeSet<_> = place.take().await?.iter().filter_map(message_id).collect();
+    assert_eq!(kept, records.iter().map(id_of).collect());
+    Ok(())
+}
+
+fn threads_of_connections() -> anyhow::Result<usize> {
+    let names =
+        std::fs::read_dir("/proc/self/task")?.map(|thread| std::fs::read_to_string(thread?.path().join("comm")));
+    Ok(names.filter(|name| name.as_ref().is_ok_and(|name| name.starts_with("lapin"))).count())
 }
 
 async fn a_killed_broker_loses_and_reorders_nothing(broker: Broker) -> Outcome {

@@ -4,6 +4,7 @@
 
 # The command in the PATH goes to Debian's own folders and user; this one does not.
 readonly rabbitmq_server=/usr/lib/rabbitmq/bin/rabbitmq-server
+readonly rabbitmq_control=/usr/lib/rabbitmq/bin/rabbitmqctl
 
 # Sets rabbitmq_user and rabbitmq_epmd.
 find_rabbitmq() {
@@ -38,11 +39,26 @@ other_port() {
   printf '%s\n' "$port"
 }
 
+# write_rabbitmq_memory EPMD-PORT: a script that sets which part of the machine's memory the server may take before it takes no
+# more messages.
+write_rabbitmq_memory() {
+  local part
+  local -a again=()
+  for part in "${as[@]}"; do
+    [[ $part == --pdeathsig=* ]] || again+=("$part")
+  done
+  printf '#!/bin/sh\nexec %s set_vm_memory_high_watermark "$1" >/dev/null\n' \
+    "$(printf '%q ' "${again[@]}" env ERL_EPMD_PORT="$1" RABBITMQ_CONF_ENV_FILE="$folder/environment" \
+      RABBITMQ_NODENAME="sagastore-$port@localhost" "$rabbitmq_control")" >"$work/rabbitmq.memory"
+  chmod 700 "$work/rabbitmq.memory"
+}
+
 launch_rabbitmq() {
   local epmd_port dist_port
   epmd_port=$(other_port)
   dist_port=$(other_port)
   launch_epmd "$epmd_port"
+  write_rabbitmq_memory "$epmd_port"
   # With its input left to Erlang the script becomes the server, so that the process id is the
   # server's; then Erlang is told not to read it.
   launch_server rabbitmq env ERL_EPMD_PORT="$epmd_port" ERL_EPMD_ADDRESS=127.0.0.1 \
@@ -80,6 +96,7 @@ start_rabbitmq() {
   export SAGASTORE_TEST_RABBITMQ_URL=amqp://saga:$password@127.0.0.1:$port
   export SAGASTORE_TEST_RABBITMQ_PID=$rabbitmq_pid
   export SAGASTORE_TEST_RABBITMQ_RESTART=$work/rabbitmq.restart
+  export SAGASTORE_TEST_RABBITMQ_MEMORY=$work/rabbitmq.memory
 }
 
 stop_epmd() {
