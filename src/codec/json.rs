@@ -1,5 +1,6 @@
 //! JSON by serde_json.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 
 use serde_json::ser::Formatter;
@@ -10,8 +11,6 @@ use super::{Cause, Codec, JSON_CONTENT_TYPE, ReadValue};
 /// How deep a value may nest: each list, map, struct, and enum with a value, within another is a level. It is as deep as
 /// serde_json reads, so that nothing is written that cannot be read again.
 pub const MAX_JSON_LEVELS: usize = 127;
-
-const NULL: &[u8] = b"null";
 
 /// JSON: readable in the database, the default for events. Floats come back as they were; a value with one that is infinite or no
 /// number is refused, because it could not be read again.
@@ -24,10 +23,11 @@ impl Codec for Json {
     }
 
     fn encode(&self, value: &dyn erased_serde::Serialize, out: &mut Vec<u8>) -> Result<(), Cause> {
-        let start = out.len();
-        erased_serde::serialize(value, &mut serde_json::Serializer::with_formatter(&mut *out, Levels(0)))?;
-        // What is not finite is written so, as is what is not there.
-        if out.get(start..).is_some_and(|written| written.windows(NULL.len()).any(|word| word == NULL)) {
+        let has_null = Cell::new(false);
+        let compact = Compact { levels: 0, has_null: &has_null };
+        erased_serde::serialize(value, &mut serde_json::Serializer::with_formatter(out, compact))?;
+        // A float that is not finite is written so, as is what is not there.
+        if has_null.get() {
             erased_serde::serialize(value, Finite)?;
         }
         Ok(())
@@ -40,25 +40,33 @@ impl Codec for Json {
     }
 }
 
-/// Writes without spaces, and counts how many lists and objects are open.
-struct Levels(usize);
+/// Writes without spaces, counts how many lists and objects are open, and tells whether it wrote null.
+struct Compact<'a> {
+    levels: usize,
+    has_null: &'a Cell<bool>,
+}
 
-impl Levels {
+impl Compact<'_> {
     fn deeper(&mut self) -> io::Result<()> {
-        self.0 += 1;
+        self.levels += 1;
         let refused = || io::Error::other(format!("the value nests deeper than {MAX_JSON_LEVELS} levels"));
-        if self.0 > MAX_JSON_LEVELS { Err(refused()) } else { Ok(()) }
+        if self.levels > MAX_JSON_LEVELS { Err(refused()) } else { Ok(()) }
     }
 }
 
-impl Formatter for Levels {
+impl Formatter for Compact<'_> {
+    fn write_null<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.has_null.set(true);
+        out.write_all(b"null")
+    }
+
     fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
         self.deeper()?;
         out.write_all(b"[")
     }
 
     fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0 -= 1;
+        self.levels -= 1;
         out.write_all(b"]")
     }
 
@@ -68,7 +76,7 @@ impl Formatter for Levels {
     }
 
     fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        self.0 -= 1;
+        self.levels -= 1;
         out.write_all(b"}")
     }
 }

@@ -7,6 +7,7 @@ use erased_serde::{Deserializer, Serialize};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Cause, Error, Result};
+use crate::message::{MessageType, StoredForm, TypeTag};
 
 #[cfg(feature = "bincode")]
 mod bincode;
@@ -109,6 +110,16 @@ impl Codecs {
             Ok(())
         })?;
         value.ok_or_else(|| format!("the codec for {content_type:?} read no value").into())
+    }
+
+    /// Decodes a message, which must be of the type that is stored with it.
+    pub(crate) fn decode_message<M: MessageType + DeserializeOwned>(&self, form: &StoredForm) -> Result<M, Cause> {
+        let message: M = self.decode(&form.content_type, &form.payload)?;
+        let TypeTag { name, version, .. } = message.message_type();
+        if name != &*form.type_name || version != form.type_version {
+            return Err(format!("the payload is a {name} version {version}, its type says {}", form.type_name).into());
+        }
+        Ok(message)
     }
 }
 

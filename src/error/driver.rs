@@ -85,37 +85,3 @@ mod tests {
         }
     }
 }
-
-#[cfg(all(test, feature = "mysql", feature = "json"))]
-mod refusals {
-    use sqlx::MySqlPool;
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::Persister;
-
-    /// A server that greets each client with this error, as one that has no connection left does.
-    async fn refuses_with(number: u16) -> MySqlPool {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        tokio::spawn(async move {
-            let error = [&[0xff], number.to_le_bytes().as_slice(), b"#08004Too many connections"].concat();
-            let length = u8::try_from(error.len()).expect("it is short");
-            loop {
-                let (mut client, _) = listener.accept().await.expect("a client");
-                client.write_all(&[&[length, 0, 0, 0], error.as_slice()].concat()).await.expect("it reads");
-            }
-        });
-        MySqlPool::connect_lazy(&format!("mysql://saga@127.0.0.1:{port}/saga")).expect("an address")
-    }
-
-    #[tokio::test]
-    async fn a_server_of_mysql_with_no_connection_left_is_worth_trying_again() {
-        for number in [1040, 1203] {
-            let refused = Persister::new().begin(&refuses_with(number).await).await.map(drop);
-            let fault = refused.expect_err("it lets nobody in");
-            assert!(matches!(fault, Error::Contention { .. }) && fault.is_transient(), "{number}: {fault:?}");
-        }
-    }
-}

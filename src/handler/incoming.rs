@@ -4,7 +4,7 @@ use super::{HandleMessage, MessageHandler};
 use crate::backend::Backend;
 use crate::codec::Codecs;
 use crate::envelope::Envelope;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ids::InstanceId;
 use crate::message::{MessageType, StoredForm};
 use crate::saga::Saga;
@@ -48,23 +48,22 @@ fn is_foreign<S: HandleMessage>(envelope: &Envelope, ended_at: &str) -> bool {
     name == ended_at && known.all(|known| known != name) && !envelope.metadata.contains_key(TIMEOUT_SAGA)
 }
 
+pub(super) fn undecodable(envelope: &Envelope, source: Cause) -> Error {
+    Error::UndecodableMessage {
+        message_id: envelope.message_id,
+        type_name: envelope.type_name.as_ref().to_owned(),
+        content_type: envelope.content_type.as_ref().to_owned(),
+        source,
+    }
+}
+
 impl<'a, S: HandleMessage> Incoming<'a, S> {
     /// Decodes a message; `None` if it is not for this saga.
     pub(super) fn decode(saga: &S, codecs: &Codecs, envelope: &'a Envelope) -> Result<Option<Self>> {
-        let undecodable = |source| Error::UndecodableMessage {
-            message_id: envelope.message_id,
-            type_name: envelope.type_name.as_ref().to_owned(),
-            content_type: envelope.content_type.as_ref().to_owned(),
-            source,
-        };
-        let Some(form) = current_form(saga, envelope).map_err(|error| undecodable(error.into()))? else {
+        let Some(form) = current_form(saga, envelope).map_err(|error| undecodable(envelope, error.into()))? else {
             return Ok(None);
         };
-        let message: S::Message = codecs.decode(&form.content_type, &form.payload).map_err(undecodable)?;
-        let tag = message.message_type();
-        if tag.name != &*form.type_name || tag.version != form.type_version {
-            return Err(undecodable(format!("the payload is a {} version {}", tag.name, tag.version).into()));
-        }
+        let message: S::Message = codecs.decode_message(&form).map_err(|source| undecodable(envelope, source))?;
         let timeout_of = match envelope.metadata.get(TIMEOUT_SAGA) {
             Some(_) => envelope.metadata.get(TIMEOUT_INSTANCE).map(InstanceId::new).transpose()?,
             None => None,

@@ -2,7 +2,7 @@
 
 use sqlx::Pool;
 
-use super::incoming::Incoming;
+use super::incoming::{Incoming, undecodable};
 use super::park_after::{is_parkable, kept_text};
 use super::parked::{ParkedId, ParkedMessage, ParkedRow, ParkingTables, release_unstarted};
 use super::try_once::Behind;
@@ -80,12 +80,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         }
         let Some(incoming) = Incoming::decode(&*self.saga, self.persister.codecs(), &parked.message)? else {
             // It was the saga's when it was parked: a version or a step is missing.
-            return Err(Error::UndecodableMessage {
-                message_id: parked.message.message_id,
-                type_name: parked.message.type_name.as_ref().to_owned(),
-                content_type: parked.message.content_type.as_ref().to_owned(),
-                source: "the saga has no message of this type any more".into(),
-            });
+            return Err(undecodable(&parked.message, "the saga has no message of this type any more".into()));
         };
         let _ = self.try_in_part(&mut tx, &incoming, Behind::Nothing).await?;
         release_unstarted(&mut tx, &parked.persistence_key, &parked.instance_id).await?;

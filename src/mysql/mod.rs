@@ -267,7 +267,13 @@ mod tests {
             let error = refused(number, words).await;
             assert!(matches!(error, Error::Denied { .. }), "{number}: {error:?}");
         }
-        let full = refused(TOO_MANY_CONNECTIONS, "#08004Too many connections").await;
-        assert!(matches!(full, Error::Contention { .. }), "{full:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_with_no_connection_left_is_worth_trying_again() {
+        for number in [1040, 1203, 1226] {
+            let full = refused(number, "#08004Too many connections").await;
+            assert!(matches!(full, Error::Contention { .. }) && full.is_transient(), "{number}: {full:?}");
+        }
     }
 }

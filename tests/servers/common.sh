@@ -180,17 +180,24 @@ start_on_free_port() {
   fail_with_log "$name did not start" "$work/$name-client.log" "$log"
 }
 
+# Sets `again` to `as` for what a test starts, which is not to be ended with the shell that starts it.
+set_again() {
+  local part
+  again=()
+  for part in "${as[@]}"; do
+    [[ $part == --pdeathsig=* ]] || again+=("$part")
+  done
+}
+
 # launch_server NAME COMMAND...: runs COMMAND as the server's user, which `as` says, and
 # writes a script by which a test can run it again. That one is not ended with this
 # script by the kernel, since it is the test that starts it.
 launch_server() {
-  local name=$1 part
+  local name=$1
   local -n launched_pid=${name}_pid
   local -a again=()
   shift
-  for part in "${as[@]}"; do
-    [[ $part == --pdeathsig=* ]] || again+=("$part")
-  done
+  set_again
   printf '#!/bin/sh\nexec setsid %s </dev/null >>%q 2>&1\n' \
     "$(printf '%q ' "${again[@]}" "$@")" "$work/$name.log" >"$work/$name.restart"
   chmod 700 "$work/$name.restart"

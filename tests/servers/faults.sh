@@ -25,13 +25,10 @@ make_small_disk() {
 # write_control NAME VARIABLE=VALUE...: a script that does to NAME what its argument says. The arrays `as`, `server`
 # and `stop` are the caller's.
 write_control() {
-  local name=$1 part
+  local name=$1
   local -a again=()
   shift
-  # What a test starts is not to be ended with the shell that starts it.
-  for part in "${as[@]}"; do
-    [[ $part == --pdeathsig=* ]] || again+=("$part")
-  done
+  set_again
   {
     printf '#!/usr/bin/env bash\n'
     printf '%q\n' "$@"

@@ -42,11 +42,8 @@ other_port() {
 # write_rabbitmq_memory EPMD-PORT: a script that sets which part of the machine's memory the server may take before it takes no
 # more messages.
 write_rabbitmq_memory() {
-  local part
   local -a again=()
-  for part in "${as[@]}"; do
-    [[ $part == --pdeathsig=* ]] || again+=("$part")
-  done
+  set_again
   printf '#!/bin/sh\nexec %s set_vm_memory_high_watermark "$1" >/dev/null\n' \
     "$(printf '%q ' "${again[@]}" env ERL_EPMD_PORT="$1" RABBITMQ_CONF_ENV_FILE="$folder/environment" \
       RABBITMQ_NODENAME="sagastore-$port@localhost" "$rabbitmq_control")" >"$work/rabbitmq.memory"

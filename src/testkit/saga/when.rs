@@ -10,7 +10,7 @@ use crate::codec::Codecs;
 use crate::envelope::Inbound;
 use crate::error::Cause;
 use crate::handler::HandleMessage;
-use crate::message::{MessageType, StoredForm};
+use crate::message::StoredForm;
 use crate::saga::Saga;
 use crate::unit_of_work::UnitOfWork;
 use crate::upcast::{UpcastError, upcast};
@@ -160,10 +160,5 @@ fn decode<S: HandleMessage>(codecs: &Codecs, form: StoredForm) -> Result<S::Mess
         }
         failed @ UpcastError::Failed { .. } => Cause::from(failed),
     })?;
-    let message: S::Message = codecs.decode(&form.content_type, &form.payload)?;
-    let tag = message.message_type();
-    if tag.name != &*form.type_name || tag.version != form.type_version {
-        return Err(format!("the payload is a {} version {}", tag.name, tag.version).into());
-    }
-    Ok(message)
+    codecs.decode_message(&form)
 }
