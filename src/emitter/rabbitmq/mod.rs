@@ -156,6 +156,7 @@ impl RabbitMqEmitter {
         };
         match tokio::time::timeout(self.confirm_timeout, sent).await {
             Ok(confirmation) => self.judge(confirmation?, &routing_key),
+            // The connection is kept: another would be blocked, too, and this one could not even be closed.
             Err(_) if session.is_blocked() => Err(RabbitMqError::Blocked { after: self.confirm_timeout }),
             Err(_) => {
                 session.not_heard_for(self.confirm_timeout);

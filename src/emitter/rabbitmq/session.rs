@@ -90,10 +90,9 @@ impl Session {
         }
     }
 
-    /// A message was not confirmed within this time. If nothing else was, the connection is of no use any more, unless it is
-    /// blocked: then another would be, too, and this one could not even be closed.
+    /// A message was not confirmed within this time. If nothing else was, the connection is of no use any more.
     pub(super) fn not_heard_for(&self, time: Duration) {
-        if lock(&self.heard).elapsed() >= time && !self.is_blocked() {
+        if lock(&self.heard).elapsed() >= time {
             self.given_up.store(true, Ordering::Release);
         }
     }
