@@ -4,8 +4,8 @@
 //! There is no timer and no thread. Who finds nobody writing writes its own unit of work at once, on its own
 //! connection, as it would without a queue. When it is done, or dropped, that connection is handed to a task
 //! which writes what has gathered meanwhile, and hands it on to a task for the next group. When nobody waits any more the
-//! connection goes back to its pool. Each task runs on the runtime of one who waits for it: another one may not be
-//! driven any more.
+//! connection goes back to its pool; the only connection of a pool goes back after each group, since others wait for it
+//! too. Each task runs on the runtime of one who waits for it when it begins: another one may not be driven any more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -127,6 +127,7 @@ impl<DB: Database> Shared<DB> {
 
     /// Hands the connection on to a task for the next group; if nobody waits, nobody writes from now on.
     fn hand_on(self: &Arc<Self>, conn: Option<PoolConnection<DB>>) {
+        let conn = conn.filter(|_| pool::has_others(&self.pool));
         let mut state = self.lock();
         let next = state.waiting.iter().find(|waiting| !waiting.answer.is_closed());
         let Some(runtime) = next.map(|waiting| waiting.runtime.clone()) else {
@@ -137,10 +138,7 @@ impl<DB: Database> Shared<DB> {
             return drop(gone);
         };
         drop(state);
-        match conn {
-            Some(conn) => drop(runtime.spawn(Writer { shared: Arc::clone(self), conn: Some(conn), done: false }.run())),
-            None => self.turn_away("the one before them has no connection on which to write them"),
-        }
+        drop(runtime.spawn(Writer { shared: Arc::clone(self), conn, done: false }.run()));
     }
 
     /// Closes a connection that is unfit, unless it is the only one.
@@ -215,7 +213,7 @@ impl<DB: Database> Drop for Turn<DB> {
     }
 }
 
-/// Writes the next group, then sees to it that the others are written.
+/// Writes the next group, then sees to it that the others are written. Takes a connection if it was given none.
 struct Writer<DB: Database> {
     shared: Arc<Shared<DB>>,
     conn: Option<PoolConnection<DB>>,
@@ -224,24 +222,41 @@ struct Writer<DB: Database> {
 
 impl<DB: Database> Writer<DB> {
     async fn run(mut self) {
+        if self.conn.is_none() {
+            match pool::take(&self.shared.pool).await {
+                Ok(conn) => self.conn = Some(conn),
+                Err(error) => {
+                    let error = self.shared.store.classify(DOING, error);
+                    return self.turn_away(error);
+                }
+            }
+        }
         let conn = self.conn.as_mut().expect("BUG: a writer has its connection until it ends");
         let group = self.shared.next_group();
-        if group.is_empty() {
-            self.done = true;
-            return;
-        }
-        let units: Vec<UnitCommit<'_>> = group.iter().map(|waiting| waiting.unit.as_commit()).collect();
-        let written = self.shared.store.commit_group(conn, &units).await;
-        drop(units);
-        let failed = written.iter().any(Result::is_err);
-        // Who got no answer learns that its fate is unknown.
-        for (Waiting { answer, .. }, written) in group.into_iter().zip(written) {
-            let _ = answer.send(written);
-        }
-        if failed && !is_fit(conn).await {
-            self.shared.discard(self.conn.take());
+        if !group.is_empty() {
+            let units: Vec<UnitCommit<'_>> = group.iter().map(|waiting| waiting.unit.as_commit()).collect();
+            let written = self.shared.store.commit_group(conn, &units).await;
+            drop(units);
+            // Before anybody is answered: with the last of them the runtime may stop.
+            if written.iter().any(Result::is_err) && !is_fit(conn).await {
+                self.shared.discard(self.conn.take());
+            }
+            // Who got no answer learns that its fate is unknown.
+            for (Waiting { answer, .. }, written) in group.into_iter().zip(written) {
+                let _ = answer.send(written);
+            }
         }
         self.done = true;
+    }
+
+    /// Nobody can be written.
+    fn turn_away(mut self, error: Error) {
+        self.done = true;
+        let waiting = std::mem::take(&mut self.shared.lock().waiting);
+        let errors = error.for_each_of(waiting.len());
+        for (Waiting { answer, .. }, error) in waiting.into_iter().zip(errors) {
+            let _ = answer.send(Err(error));
+        }
     }
 }
 

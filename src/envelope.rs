@@ -244,7 +244,8 @@ pub struct RecordedEvent {
 }
 
 impl RecordedEvent {
-    pub(crate) fn new(stream: StreamName, offset: Offset, envelope: Envelope) -> Self {
+    /// For stores of one's own.
+    pub fn new(stream: StreamName, offset: Offset, envelope: Envelope) -> Self {
         Self { stream, offset, envelope }
     }
 }

@@ -65,6 +65,13 @@ pub struct GlobalEvent {
     pub event: RecordedEvent,
 }
 
+impl GlobalEvent {
+    /// For stores of one's own.
+    pub fn new(position: GlobalPosition, event: RecordedEvent) -> Self {
+        Self { position, event }
+    }
+}
+
 /// How far the global order can be read, and what holds it back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -40,8 +40,9 @@ pub enum Migrated {
 /// this version already; all else in this crate needs to read and write rows only. Safe to run from several
 /// processes at once.
 ///
-/// Migrations only add, so an older release keeps working on the new schema while processes are
-/// replaced one by one.
+/// Migrations only add, so processes of an older release that run keep working on the new schema while they are
+/// replaced one by one. One that starts meanwhile is told [`Error::SchemaNewer`], here and by [`check_schema`]: if old ones may
+/// start again, let the deployment alone migrate, and let programs begin with [`check_schema`] and go on after that error.
 ///
 /// # Errors
 /// [`Error::SchemaNewer`] if a newer release was here before; [`Error::Migration`] with its cause.

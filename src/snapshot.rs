@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::{Database, Transaction};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{CommitNumber, InstanceId, Revision};
+use crate::stream_name::StreamName;
 
 /// Revisions since the last known snapshot after which the next one is taken.
 pub const DEFAULT_SNAPSHOT_FREQUENCY: Revision = Revision::of(1000);
@@ -124,6 +125,23 @@ impl fmt::Debug for Snapshot {
     }
 }
 
+/// A state that the database cannot take does not stop its events.
+pub(crate) fn unless_too_large(stream: &StreamName, revision: Revision, saved: Result<()>) -> Result<()> {
+    match saved {
+        Err(error @ Error::TooLarge { .. }) => {
+            warn_of_none(stream, revision, &error);
+            Ok(())
+        }
+        saved => saved,
+    }
+}
+
+pub(crate) fn warn_of_none(stream: &StreamName, revision: Revision, error: &Error) {
+    tracing::warn!(
+        target: "sagastore", %stream, %revision, %error, "no snapshot is taken; the events are saved"
+    );
+}
+
 /// Keeps snapshots. Each verb is given the saga's persistence key and refuses rows of another saga.
 ///
 /// A repository stores and returns; whether a snapshot can be used is judged by the persister.
@@ -145,7 +163,8 @@ pub trait SnapshotRepository<DB: Database>: Send + Sync {
     /// `keep` up to its revision, and any beyond it: those are newer than the stream.
     ///
     /// # Errors
-    /// [`Error::ForeignInstance`](crate::Error::ForeignInstance), or the database's.
+    /// [`Error::ForeignInstance`](crate::Error::ForeignInstance), or the database's; [`Error::TooLarge`](crate::Error::TooLarge)
+    /// if the database cannot take it and nothing was changed: the events are then saved without a snapshot.
     async fn save_saga_snapshot(&self, tx: &mut Transaction<'_, DB>, snapshot: &Snapshot, keep: u32) -> Result<()>;
 
     /// Deletes all snapshots of an instance and says how many there were.

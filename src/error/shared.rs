@@ -14,6 +14,8 @@ impl Error {
                 (doing, source, |doing, source| Self::Disconnected { doing, source })
             }
             Self::Storage { doing, source } => (doing, source, |doing, source| Self::Storage { doing, source }),
+            Self::PoolTimeout { doing } => (doing, doing.into(), |doing, _| Self::PoolTimeout { doing }),
+            Self::Closed { doing } => (doing, doing.into(), |doing, _| Self::Closed { doing }),
             other => ("writing for several callers", other.into(), |doing, source| Self::Storage { doing, source }),
         };
         let shared = SharedCause(source.into());

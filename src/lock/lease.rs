@@ -155,6 +155,21 @@ pub struct LeaseStatus {
     pub remaining: Duration,
 }
 
+impl LeaseStatus {
+    /// For locks of one's own.
+    pub fn new(
+        resource: Resource,
+        state: LeaseState,
+        client_id: Option<ClientId>,
+        sequence: FencingToken,
+        obtained_at: Timestamp,
+        expiry: Timestamp,
+        remaining: Duration,
+    ) -> Self {
+        Self { resource, state, client_id, sequence, obtained_at, expiry, remaining }
+    }
+}
+
 /// Whether a lease is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {

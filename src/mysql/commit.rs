@@ -4,8 +4,9 @@ use sqlx::MySqlConnection;
 
 use super::append::ensure_stream;
 use super::{MySqlStore, classify, global_order, is_duplicate, snapshot};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::message_store::{Head, HeadTrust, SnapshotChange, UnitCommit};
+use crate::snapshot::unless_too_large;
 use crate::timestamp::Timestamp;
 
 pub(super) async fn commit(
@@ -19,14 +20,10 @@ pub(super) async fn commit(
     }
     match unit.snapshots {
         SnapshotChange::None => {}
-        SnapshotChange::Save(taken, keep) => match snapshot::save(store, conn, &unit.stream.name, taken, keep).await {
-            // A state that the server cannot take does not stop its events.
-            Err(error @ Error::TooLarge { .. }) => tracing::warn!(
-                target: "sagastore", stream = %unit.stream.name, revision = %taken.revision, %error,
-                "no snapshot is taken; the events are saved"
-            ),
-            saved => saved?,
-        },
+        SnapshotChange::Save(taken, keep) => {
+            let saved = snapshot::save(store, conn, &unit.stream.name, taken, keep).await;
+            unless_too_large(&unit.stream.name, taken.revision, saved)?;
+        }
         SnapshotChange::Delete => snapshot::delete(conn, &unit.stream.name).await.map(drop)?,
     }
     Ok(Some(head))

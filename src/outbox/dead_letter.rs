@@ -23,6 +23,13 @@ pub struct DeadLetter {
     pub dead_at: Timestamp,
 }
 
+impl DeadLetter {
+    /// For outboxes of one's own.
+    pub fn new(record: OutboxRecord, last_error: impl Into<String>, dead_at: Timestamp) -> Self {
+        Self { record, last_error: last_error.into(), dead_at }
+    }
+}
+
 /// Which dead letters are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadLetters<'a> {

@@ -85,6 +85,16 @@ pub struct OutboxRecord {
 }
 
 impl OutboxRecord {
+    /// A record of which no delivery failed yet, for outboxes and tests of emitters of one's own.
+    pub fn new(
+        id: OutboxId,
+        aggregate_type: impl Into<String>,
+        aggregate_id: impl Into<String>,
+        envelope: Envelope,
+    ) -> Self {
+        Self { id, aggregate_type: aggregate_type.into(), aggregate_id: aggregate_id.into(), envelope, attempts: 0 }
+    }
+
     /// The partition that it is in; all records of one stream are in one.
     pub(crate) fn partition(&self) -> i64 {
         partition_of_row(self.id.stream, &self.aggregate_type, &self.aggregate_id)

@@ -27,3 +27,10 @@ pub struct PartitionLag {
     /// How long the oldest of them has waited since it was recorded, by the database's clock.
     pub oldest_age: Duration,
 }
+
+impl PartitionLag {
+    /// For outboxes of one's own.
+    pub fn new(partition: i64, pending: u64, oldest_age: Duration) -> Self {
+        Self { partition, pending, oldest_age }
+    }
+}

@@ -63,6 +63,18 @@ pub struct Subscription {
     pub(crate) token: FencingToken,
 }
 
+impl Subscription {
+    /// For outboxes of one's own, which tell later owners of a slot from earlier ones by the token.
+    pub fn new(dispatcher: ClientId, slot: u32, token: FencingToken) -> Self {
+        Self { dispatcher, slot, token }
+    }
+
+    /// The token of the slot's lease.
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+}
+
 fn resource(namespace: &str, id: &str) -> Result<Resource> {
     Ok(Resource { namespace: Namespace::new(namespace)?, id: ResourceId::new(id)? })
 }

@@ -124,7 +124,7 @@ impl<DB: Database> Persister<DB> {
         self
     }
 
-    /// Touches no snapshots, neither reading nor writing.
+    /// Reads, writes and deletes no snapshots. The statement that loads still names their table, which has to be there.
     #[must_use]
     pub fn without_snapshots(mut self) -> Self {
         self.snapshots = Snapshots::Off;

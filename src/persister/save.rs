@@ -14,7 +14,7 @@ use crate::message_store::{Head, HeadTrust, LoadFrom, LoadRequest, SnapshotChang
 use crate::outbox::{NewOutboxRecord, OutboxRepository};
 use crate::recorder::Sender;
 use crate::saga::Saga;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{self, Snapshot};
 use crate::timeout::TimeoutChange;
 use crate::unit_of_work::{Saved, UnitOfWork};
 
@@ -219,10 +219,7 @@ impl<DB: Database> Persister<DB> {
         let body = match codec::encode(codec, "state of the instance", what, limit, &unit.instance.data) {
             Ok(body) => body,
             Err(error @ (Error::TooLarge { .. } | Error::Unencodable { .. })) => {
-                tracing::warn!(
-                    target: "sagastore", stream = %unit.stream.name, %revision, %error,
-                    "no snapshot is taken; the events are saved"
-                );
+                snapshot::warn_of_none(&unit.stream.name, revision, &error);
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -332,7 +329,8 @@ impl<DB: Database> Persister<DB> {
         }
         if let Snapshots::Separate(repository) = &self.snapshots {
             if let Some(snapshot) = &prepared.snapshot {
-                repository.save_saga_snapshot(tx, snapshot, self.kept_snapshots).await?;
+                let saved = repository.save_saga_snapshot(tx, snapshot, self.kept_snapshots).await;
+                snapshot::unless_too_large(&stream.name, snapshot.revision, saved)?;
             } else if prepared.completed && !unit.head.completed {
                 repository.delete_saga_snapshots(tx, &stream.persistence_key, &stream.instance_id).await?;
             }

@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use super::classify;
+use super::epoch::order_number;
 use crate::commit::EncodedCommit;
 use crate::error::Result;
 use crate::ids::Offset;
@@ -56,7 +57,7 @@ async fn insert(
     if offset == Offset::ZERO {
         ensure_stream(conn, stream, None).await?;
     }
-    let inserted = sqlx::query(
+    let inserted = sqlx::query(concat!(
         "INSERT INTO saga_commit (
             stream_id,
             commit_no,
@@ -79,7 +80,9 @@ async fn insert(
             $3,
             $4,
             COALESCE(last.completed, FALSE),
-            GREATEST(pg_current_xact_id()::text::bigint, COALESCE(last.xid, 0)),
+            ",
+        order_number!("last.xid"),
+        ",
             $5,
             $6,
             GREATEST(
@@ -100,8 +103,8 @@ async fn insert(
             ON TRUE
         WHERE s.stream_name = $1
             AND COALESCE(last.first_offset + last.event_count, 0) = $2
-        ON CONFLICT DO NOTHING",
-    )
+        ON CONFLICT DO NOTHING"
+    ))
     .bind(stream.as_str())
     .bind(offset.to_i64())
     .bind(i64::from(encoded.event_count))

@@ -2,6 +2,7 @@
 
 use sqlx::PgConnection;
 
+use super::epoch::order_number;
 use super::{classify, snapshot};
 use crate::error::Result;
 use crate::message_store::{Head, SnapshotChange, UnitCommit};
@@ -44,7 +45,7 @@ type Inserted = (i64, i64, i64);
 /// condition: that costs the server hardly more than plain values. The number of the transaction is compared with the stored
 /// one, and not with one in memory: the data may be in another cluster by now, where numbers are other ones.
 macro_rules! insert_onto {
-    ($xid:literal, $head:literal) => {
+    ($xid:expr, $head:literal) => {
         concat!(
             "WITH written AS (
                 INSERT INTO saga_commit (
@@ -117,7 +118,7 @@ macro_rules! insert_onto {
 
 /// Onto the commit before it, if that is there.
 const ONTO_COMMIT: &str = insert_onto!(
-    "GREATEST(pg_current_xact_id()::text::bigint, head.xid)",
+    order_number!("head.xid"),
     "saga_commit AS head
                 WHERE head.stream_id = $1
                     AND head.commit_no = $2 - 1

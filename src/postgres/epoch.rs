@@ -11,6 +11,28 @@ use sqlx::{Connection, PgConnection, Row};
 use super::classify;
 use crate::error::{Error, Result};
 
+/// The number of a new commit in the global order: that of the transaction, or of the commit before it in the stream, if a later
+/// transaction wrote that. What another cluster counted is not carried on: rebasing would take the new commit for a restored one.
+macro_rules! order_number {
+    ($before:literal) => {
+        concat!(
+            "CASE
+                    WHEN ",
+            $before,
+            " > pg_current_xact_id()::text::bigint
+                        AND ",
+            $before,
+            " < pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+                    THEN ",
+            $before,
+            "
+                    ELSE pg_current_xact_id()::text::bigint
+                    END"
+        )
+    };
+}
+pub(super) use order_number;
+
 /// The epoch now, and how far numbers were shifted since a reader's epoch.
 pub(super) struct Epoch {
     pub(super) number: i64,

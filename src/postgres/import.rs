@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::{PgConnection, Postgres, Transaction};
 
+use super::epoch::order_number;
 use super::{PostgresStore, classify};
 use crate::error::Result;
 use crate::timestamp::Timestamp;
@@ -51,7 +52,7 @@ async fn insert_stream(conn: &mut PgConnection, stream: &ExportedStream) -> sqlx
 
 /// Its place in the global order is after that of the one before, as that of any commit.
 async fn insert_commit(conn: &mut PgConnection, commit: &ImportedCommit<'_>) -> sqlx::Result<bool> {
-    let written = sqlx::query_scalar::<_, i64>(
+    let written = sqlx::query_scalar::<_, i64>(concat!(
         "WITH written AS (
             INSERT INTO saga_commit (
                 stream_id,
@@ -69,22 +70,16 @@ async fn insert_commit(conn: &mut PgConnection, commit: &ImportedCommit<'_>) -> 
                 contents,
                 body
             )
-            VALUES (
+            SELECT
                 $1,
                 $2,
                 $3,
                 $4,
                 $5,
                 $6,
-                GREATEST(
-                    pg_current_xact_id()::text::bigint,
-                    (
-                        SELECT xid
-                        FROM saga_commit
-                        WHERE stream_id = $1
-                            AND commit_no = $2 - 1
-                    )
-                ),
+                ",
+        order_number!("head.xid"),
+        ",
                 $7,
                 $8,
                 $9,
@@ -92,7 +87,11 @@ async fn insert_commit(conn: &mut PgConnection, commit: &ImportedCommit<'_>) -> 
                 $12,
                 $13,
                 $14
-            )
+            FROM saga_stream AS s
+            LEFT JOIN saga_commit AS head
+                ON head.stream_id = $1
+                AND head.commit_no = $2 - 1
+            WHERE s.stream_id = $1
             ON CONFLICT DO NOTHING
             RETURNING
                 stream_id,
@@ -115,8 +114,8 @@ async fn insert_commit(conn: &mut PgConnection, commit: &ImportedCommit<'_>) -> 
             FROM written
             WHERE $11
         )
-        SELECT commit_no FROM written",
-    )
+        SELECT commit_no FROM written"
+    ))
     .bind(commit.stream)
     .bind(commit.number.to_i64())
     .bind(commit.first_offset.to_i64())

@@ -132,13 +132,21 @@
 //! use sagastore::testkit::conformance;
 //!
 //! // In a test of your own: your pool, your store.
-//! let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await?;
+//! let folder = tempfile::tempdir()?;
+//! let options = sagastore::sqlite::connect_options(folder.path().join("sagas.db"));
+//! let pool = sagastore::sqlite::pool_options().connect_with(options).await?;
 //! let _ = sagastore::migrate(&pool).await?;
 //! let store = Arc::new(SqliteStore::default());
 //!
-//! conformance::message_store(&pool, store.clone()).await.assert_passed();
-//! conformance::snapshot_repository(&pool, store.clone()).await.assert_passed();
-//! conformance::outbox_repository(&pool, store).await.assert_passed();
+//! let reports = [
+//!     conformance::message_store(&pool, store.clone()).await,
+//!     conformance::snapshot_repository(&pool, store.clone()).await,
+//!     conformance::outbox_repository(&pool, store).await,
+//! ];
+//! for report in reports {
+//!     report.assert_passed();
+//!     assert!(report.not_run().is_empty(), "{report}");
+//! }
 //! # Ok(())
 //! # }
 //! ```

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, Persister, SnapshotFrequency};
 use sqlx::Sqlite;
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ sqlite_clauses! {
     another_pool_is_refused: SQLITE_FILE,
     instances_in_memory_are_committed_together: SQLITE_FILE,
     who_has_no_connection_waits_for_one: SQLITE_FILE,
+    the_only_connection_is_not_kept_from_those_who_do_not_write: SQLITE_FILE,
     a_runtime_that_is_shut_down_takes_nobody_with_it: SQLITE_FILE,
     a_runtime_that_nobody_drives_any_more_keeps_nobody_waiting: SQLITE_FILE,
     the_only_connection_is_kept_whatever_fails_on_it: SQLITE_MEMORY,
@@ -435,6 +437,28 @@ async fn who_has_no_connection_waits_for_one(db: TestDb<Sqlite>) -> Clause {
         assert!(matches!(done??, Executed::Done { value: true, conflicts: 0, .. }));
     }
     assert_eq!(db.count("SELECT COUNT(*) FROM saga_commit").await?, 8);
+    Ok(())
+}
+
+/// Writers who need no connection to decide handed it on among themselves for as long as they came.
+async fn the_only_connection_is_not_kept_from_those_who_do_not_write(db: TestDb<Sqlite>) -> Clause {
+    let pool = db.second_pool(1).await?;
+    let persister = db.persister().with_group_commit(&pool).with_instance_cache(&pool, 8);
+    let writer = |number: u32| {
+        let (persister, pool) = (persister.clone(), pool.clone());
+        async move {
+            let id = instance(&number.to_string());
+            loop {
+                drop(persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1))).await?);
+            }
+        }
+    };
+    let mut writers: JoinSet<Result<(), Error>> = (0..4).map(writer).collect();
+    for _ in 0..20 {
+        drop(tokio::time::timeout(Duration::from_secs(5), pool.acquire()).await.context("the writers keep it")??);
+    }
+    assert!(writers.try_join_next().is_none(), "a writer failed");
+    writers.shutdown().await;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use sagastore::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::harness::sample::instance;
 use crate::harness::{Clause, Subject, TestDb, assert_error, clauses, stream_of};
 use crate::serialization::{append_after, counted, load};
 
@@ -211,6 +212,14 @@ async fn publish_around<DB: Subject>(db: &TestDb<DB>, bad: PickyEvent) -> anyhow
 async fn an_event_that_cannot_be_encoded_leaves_the_rest_of_its_unit<DB: Subject>(db: TestDb<DB>) -> Clause {
     let bad = PickyEvent::Mapped { map: BTreeMap::from([((1, 2), 3)]) };
     assert_error!(publish_around(&db, bad).await?, Error::Unencodable { what, .. } => assert_eq!(what, "Mapped"));
+    // Unless it is given on: then nothing is saved.
+    let (persister, id) = (db.persister(), instance("2"));
+    let done = persister.execute(db.pool(), &Picky, &id, None, |unit| {
+        unit.publish(PickyEvent::Noted { number: 1 })?;
+        unit.publish(PickyEvent::Mapped { map: BTreeMap::from([((1, 2), 3)]) })
+    });
+    assert_error!(done.await, Error::Unencodable { what, .. } => assert_eq!(what, "Mapped"));
+    assert_eq!(db.state(&Picky, "2").await?, None);
     Ok(())
 }
 

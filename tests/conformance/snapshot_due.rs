@@ -1,8 +1,11 @@
 //! When snapshots are taken, and when they go.
 
+use std::sync::Arc;
+
 use anyhow::ensure;
 use sagastore::{
-    DEFAULT_KEPT_SNAPSHOTS, Error, Limits, Outbox, Persister, Saved, Snapshot, SnapshotFrequency, SnapshotRepository,
+    DEFAULT_KEPT_SNAPSHOTS, Error, Limits, Outbox, Persister, Revision, Saved, Snapshot, SnapshotFrequency,
+    SnapshotRepository,
 };
 use tracing::Level;
 
@@ -22,6 +25,7 @@ clauses! {
     completion_takes_no_snapshot,
     a_state_too_large_for_a_snapshot_does_not_stop_its_events,
     a_large_state_is_snapshotted_where_the_limit_allows,
+    a_state_larger_than_the_server_takes_does_not_stop_its_events: MYSQL,
 }
 
 /// A persister that takes snapshots so often and keeps them all.
@@ -277,5 +281,20 @@ async fn a_large_state_is_snapshotted_where_the_limit_allows<DB: Subject>(db: Te
     assert_eq!((with.load_report().snapshot.map(u64::from), with.load_report().replayed_events), (Some(3), 0));
     let without = db.load_by(&db.persister().without_snapshots(), &Order, "1").await?;
     assert!(with.instance() == without.instance(), "the states differ");
+    Ok(())
+}
+
+/// Wherever the snapshots are.
+async fn a_state_larger_than_the_server_takes_does_not_stop_its_events<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let limits = Limits { snapshot_bytes: 64 * 1024 * 1024, ..Limits::default() };
+    let in_store = every(&db, 6).with_limits(limits);
+    let separate = in_store.clone().with_snapshot_repository(Arc::new(db.store()));
+    for (id, persister) in [("in store", in_store), ("separate", separate)] {
+        for _ in 0..4 {
+            db.publish_by(&persister, &Order, id, vec![large_line(); 2]).await?;
+        }
+        assert_eq!(db.snapshots().await?, Vec::<u64>::new(), "{id}");
+        assert_eq!(db.load_by(&persister, &Order, id).await?.instance().revision, Revision::of(8), "{id}");
+    }
     Ok(())
 }

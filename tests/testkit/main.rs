@@ -7,6 +7,7 @@ mod broken;
 mod databases;
 mod faults;
 mod order;
+mod own_values;
 mod saga;
 mod saga_replay;
 mod saga_timeouts;

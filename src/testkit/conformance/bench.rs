@@ -50,9 +50,12 @@ impl<DB: Database, T: ?Sized> Bench<DB, T> {
         format!("{text}-{number}-{}", crate::MessageId::new())
     }
 
-    /// True if a second connection can be had while one is held.
-    pub(super) fn has_two_connections(&self) -> bool {
-        self.pool.options().get_max_connections() > 1
+    /// Fails unless a second connection can be had while one is held.
+    pub(super) fn need_two_connections(&self) -> Finding {
+        if self.pool.options().get_max_connections() > 1 {
+            return Ok(());
+        }
+        Err(NotHere("the pool has one connection only").into())
     }
 }
 
@@ -75,7 +78,7 @@ impl Report {
 /// Why a clause cannot be tried.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NotHere(pub(super) &'static str);
+struct NotHere(&'static str);
 
 /// Fails with a sentence unless it holds.
 pub(super) fn ensure(holds: bool, sentence: impl Into<String>) -> Finding {

@@ -44,6 +44,7 @@ fn won(result: Result<(), Error>) -> Result<bool, Error> {
 }
 
 pub(super) async fn of_concurrent_appends_one_wins<DB: Database>(bench: &StoreBench<DB>) -> Finding {
+    bench.need_two_connections()?;
     let stream = bench.stream("race")?;
     for offset in 0..5 {
         if offset == 0 {
@@ -55,6 +56,7 @@ pub(super) async fn of_concurrent_appends_one_wins<DB: Database>(bench: &StoreBe
 }
 
 pub(super) async fn of_concurrent_first_appends_one_wins<DB: Database>(bench: &StoreBench<DB>) -> Finding {
+    bench.need_two_connections()?;
     for _ in 0..3 {
         let stream = bench.stream("first")?;
         same("number of winners", winners(bench, &stream, 0).await?, 1)?;
@@ -64,6 +66,7 @@ pub(super) async fn of_concurrent_first_appends_one_wins<DB: Database>(bench: &S
 }
 
 pub(super) async fn of_concurrent_units_of_work_one_wins<DB: Database>(bench: &StoreBench<DB>) -> Finding {
+    bench.need_two_connections()?;
     let stream = bench.instance("race")?;
     for round in 1..=4 {
         let head = bench.head(&stream).await?;

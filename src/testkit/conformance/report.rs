@@ -62,7 +62,7 @@ impl Report {
         self.clauses.iter().filter(not_run).map(|clause| clause.name).collect()
     }
 
-    /// Fails with the whole report if a clause failed.
+    /// Fails with the whole report if a clause failed. One that was not run has not: see [`not_run`](Self::not_run).
     ///
     /// # Panics
     /// If a clause failed.

@@ -3,7 +3,7 @@
 use sqlx::Database;
 
 use super::append::StoreBench;
-use super::bench::{Finding, NotHere, ensure, found, same};
+use super::bench::{Finding, ensure, found, same};
 use super::sample::{Unit, events, saga_stream};
 use crate::ids::Offset;
 use crate::message_store::{Head, LoadFrom, LoadRequest};
@@ -56,9 +56,7 @@ pub(super) async fn a_transaction_sees_its_own_unit_of_work<DB: Database>(bench:
 }
 
 pub(super) async fn nobody_else_sees_what_is_not_committed<DB: Database>(bench: &StoreBench<DB>) -> Finding {
-    if !bench.has_two_connections() {
-        return Err(NotHere("the pool has one connection only").into());
-    }
+    bench.need_two_connections()?;
     let (stream, mut tx) = (bench.stream("unseen")?, bench.begin().await?);
     bench.subject.append_messages(&mut tx, &stream, Offset::ZERO, &events(0..1)?).await?;
     same("number of events that another sees", bench.payloads(&stream).await?.len(), 0)?;
