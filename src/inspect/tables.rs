@@ -146,3 +146,9 @@ pub trait InspectTables<DB: Database>: Send + Sync {
         limit: u32,
     ) -> Result<Vec<LeaseColumns>>;
 }
+    /// The stream with this key; `None` if it has no row.
+    async fn stream_of_key(&self, conn: &mut DB::Connection, key: i64) -> Result<Option<StreamColumns>> {
+        let next = self.streams(conn, &StreamChoice::all_after(key.saturating_sub(1)), 1).await?;
+        Ok(next.into_iter().find(|stream| stream.key == key))
+    }
+

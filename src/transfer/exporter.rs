@@ -22,7 +22,8 @@ const STREAMS: u32 = 200;
 const COMMITS: u32 = 500;
 
 /// Exports all streams with all their commits, in the order in which the streams were started. Each commit is as it was when
-/// it was read: export while nothing writes to have the state of one moment. Damaged commits are an error.
+/// it was read, and a stream that is committed after one that was started later has been exported is left out: export while
+/// nothing writes to have the state of one moment. Damaged commits are an error.
 #[derive(Debug)]
 pub struct Exporter<DB: Backend> {
     inspector: Inspector<DB>,
@@ -54,7 +55,7 @@ impl<DB: Backend> Exporter<DB> {
     }
 
     /// An export that goes on after what was read of an earlier one, which is to be cut to
-    /// [its whole lines](Tally::bytes). What was written since to streams that were exported before is not in it.
+    /// [its whole lines](Tally::bytes). What was written since to streams before the last one is not in it.
     ///
     /// # Errors
     /// [`TransferError::Differs`] if the last stream is not in this database; the database's.
@@ -103,6 +104,7 @@ impl<DB: Backend> Exporter<DB> {
             (self.to, self.page_ended) = (last.key, false);
         }
         let page = self.inspector.store().commit_rows(&mut conn, self.place, self.to, COMMITS).await?;
+        self.list_late(&mut conn, &page.rows).await?;
         conn.release();
         let mut lines = self.first_lines()?;
         for row in page.rows {
@@ -110,6 +112,22 @@ impl<DB: Backend> Exporter<DB> {
         }
         self.page_ended = !page.more;
         Ok(Some(lines))
+    }
+
+    /// Lists the streams that were committed after the others of their page had been listed.
+    async fn list_late(&mut self, conn: &mut DB::Connection, rows: &[CommitRow]) -> Result<()> {
+        let mut listed = self.open.as_ref().map(|(key, _)| *key);
+        for row in rows {
+            if listed.replace(row.stream) == Some(row.stream) {
+                continue;
+            }
+            let at = self.streams.partition_point(|stream| stream.key < row.stream);
+            if self.streams.get(at).is_none_or(|stream| stream.key != row.stream) {
+                let Some(late) = self.inspector.store().stream_of_key(conn, row.stream).await? else { break };
+                self.streams.insert(at, late);
+            }
+        }
+        Ok(())
     }
 
     /// The header, if it was not written yet.

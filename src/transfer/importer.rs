@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::commit::EncodedCommit;
 use crate::ids::MessageId;
 use crate::inspect::Inspector;
-use crate::inspect::tables::{CommitRow, InspectTables, LastColumns, Place, StreamChoice, StreamColumns};
+use crate::inspect::tables::{CommitRow, InspectTables, LastColumns, Place};
 use crate::limits::Limits;
 use crate::message_store::MessageStore;
 use crate::stream_name::StreamName;
@@ -230,9 +230,7 @@ async fn open<DB: Backend>(
     let differs =
         |detail: &str| TransferError::Differs { stream: stream.name.clone(), number: 0, detail: detail.to_owned() };
     let key = store.stream_key(tx, &name).await?.ok_or_else(|| differs("its row is gone again"))?;
-    let choice = StreamChoice::all_after(key.saturating_sub(1));
-    let found: Option<StreamColumns> = store.streams(tx, &choice, 1).await?.into_iter().next();
-    let found = found.filter(|found| found.key == key).ok_or_else(|| differs("its row is gone again"))?;
+    let found = store.stream_of_key(tx, key).await?.ok_or_else(|| differs("its row is gone again"))?;
     if (&found.persistence_key, &found.instance_id) != (&stream.saga, &stream.instance) {
         return Err(differs("it is of another saga or instance"));
     }

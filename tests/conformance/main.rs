@@ -52,6 +52,8 @@ mod event_stream;
 mod execute;
 #[cfg(feature = "export")]
 mod export;
+#[cfg(feature = "export")]
+mod export_of_live;
 mod failures;
 mod fencing;
 mod fencing_isolation;
@@ -162,6 +164,8 @@ fn main() -> ExitCode {
         execute::clauses,
         #[cfg(feature = "export")]
         export::clauses,
+        #[cfg(feature = "export")]
+        export_of_live::clauses,
         failures::clauses,
         fencing::clauses,
         fencing_isolation::clauses,
