@@ -1,6 +1,7 @@
 //! How messages and states become bytes. Every payload carries its content type, so a codec can be
 //! changed at any time: old payloads are decoded by the codec that their content type names.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use erased_serde::{Deserializer, Serialize};
@@ -32,7 +33,7 @@ pub const BINCODE_CONTENT_TYPE: &str = "application/vnd.bincode2";
 pub type ReadValue<'a> = dyn FnMut(&mut dyn Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
 
 /// Turns serde values into bytes and back. Object-safe, so a framework can bring its own.
-pub trait Codec: Send + Sync + 'static {
+pub trait Codec: Any + Send + Sync {
     /// Stored beside every payload and matched exactly on load. Must never change its meaning.
     fn content_type(&self) -> &'static str;
 
@@ -59,9 +60,13 @@ pub struct Codecs {
     known: Arc<[Arc<dyn Codec>]>,
 }
 
+    /// JSON is read by the built-in codec, not by one of the caller's own.
+    #[cfg(feature = "json")]
+    built_in_json: bool,
 impl Codecs {
     /// Writes events with one codec and snapshots with the other; both, and the built-in ones,
-    /// can be read.
+    /// can be read. Of several codecs of one content type the first one reads: that of events, that of snapshots, the
+    /// built-in one.
     pub fn new(events: Arc<dyn Codec>, snapshots: Arc<dyn Codec>) -> Self {
         let known: Vec<Arc<dyn Codec>> = vec![
             Arc::clone(&events),
@@ -71,10 +76,17 @@ impl Codecs {
             #[cfg(feature = "bincode")]
             Arc::new(Bincode),
         ];
-        Self { events, snapshots, known: known.into() }
+        Self {
+            events,
+            snapshots,
+            #[cfg(feature = "json")]
+            built_in_json: first(&known, JSON_CONTENT_TYPE)
+                .is_some_and(|codec| (codec.as_ref() as &dyn Any).is::<Json>()),
+            known: known.into(),
+        }
     }
 
-    /// Also reads what `codec` wrote.
+    /// Also reads what `codec` wrote, unless its content type is that of one before it.
     #[must_use]
     pub fn also_reading(mut self, codec: Arc<dyn Codec>) -> Self {
         let known: Vec<_> = self.known.iter().cloned().chain([codec]).collect();
@@ -98,11 +110,11 @@ impl Codecs {
     /// A sentence naming the content type if no codec knows it; else the codec's own error.
     pub fn decode<T: DeserializeOwned>(&self, content_type: &str, bytes: &[u8]) -> Result<T, Cause> {
         #[cfg(feature = "json")]
-        if content_type == JSON_CONTENT_TYPE {
+        if self.built_in_json && content_type == JSON_CONTENT_TYPE {
             // The common case without dynamic dispatch: it is on the replay path.
             return serde_json::from_slice(bytes).map_err(Cause::from);
         }
-        let codec = self.known.iter().find(|codec| codec.content_type() == content_type);
+        let codec = first(&self.known, content_type);
         let codec = codec.ok_or_else(|| format!("no codec for content type {content_type:?} is set up"))?;
         let mut value = None;
         codec.decode(bytes, &mut |deserializer| {
@@ -125,6 +137,10 @@ impl Codecs {
 
 #[cfg(all(feature = "json", feature = "bincode"))]
 impl Default for Codecs {
+fn first<'k>(known: &'k [Arc<dyn Codec>], content_type: &str) -> Option<&'k Arc<dyn Codec>> {
+    known.iter().find(|codec| codec.content_type() == content_type)
+}
+
     /// JSON for events, bincode for snapshots.
     fn default() -> Self {
         Self::new(Arc::new(Json), Arc::new(Bincode))
@@ -206,6 +222,40 @@ mod tests {
 
     #[test]
     fn a_forged_length_does_not_allocate() {
+    /// JSON behind a byte of its own.
+    struct Prefixed;
+
+    impl Codec for Prefixed {
+        fn content_type(&self) -> &'static str {
+            JSON_CONTENT_TYPE
+        }
+
+        fn encode(&self, value: &dyn Serialize, out: &mut Vec<u8>) -> Result<(), Cause> {
+            out.push(1);
+            Json.encode(value, out)
+        }
+
+        fn decode(&self, bytes: &[u8], read: &mut ReadValue<'_>) -> Result<(), Cause> {
+            Json.decode(bytes.strip_prefix(&[1]).ok_or("it has no prefix")?, read)
+        }
+    }
+
+    #[test]
+    fn a_codec_of_ones_own_reads_what_it_wrote_as_json() {
+        let mut bytes = Vec::new();
+        Prefixed.encode(&state(), &mut bytes).expect("encodes");
+        for (events, snapshots) in [
+            (Arc::new(Prefixed) as Arc<dyn Codec>, Arc::new(Bincode) as Arc<dyn Codec>),
+            (Arc::new(Bincode), Arc::new(Prefixed)),
+            (Arc::new(Prefixed), Arc::new(Json)),
+        ] {
+            let read = Codecs::new(events, snapshots).decode::<BTreeMap<String, Vec<u32>>>(JSON_CONTENT_TYPE, &bytes);
+            assert_eq!(read.expect("decodes"), state());
+        }
+        let later = Codecs::default().also_reading(Arc::new(Prefixed));
+        assert!(later.decode::<BTreeMap<String, Vec<u32>>>(JSON_CONTENT_TYPE, &bytes).is_err(), "the first one reads");
+    }
+
         // Ten bytes that claim a sequence of 2^63 elements.
         let forged = [253, 255, 255, 255, 255, 255, 255, 255, 127, 0];
         assert!(Codecs::default().decode::<Vec<u8>>(BINCODE_CONTENT_TYPE, &forged).is_err());

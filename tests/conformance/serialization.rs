@@ -15,6 +15,7 @@ clauses! {
     every_codec_gives_back_what_it_was_given: BASIC,
     a_stream_whose_codec_changed_loads_under_any_of_them,
     a_codec_of_ones_own_is_read_where_it_is_known_and_named_where_not,
+    a_codec_of_ones_own_may_call_itself_json,
     a_content_type_that_no_codec_has_is_an_error_at_its_place,
     an_unknown_type_name_or_version_is_an_error_at_its_place,
     a_payload_of_another_type_than_its_tag_is_an_error_at_its_place,
@@ -43,6 +44,24 @@ impl Codec for Reversed {
     fn decode(&self, bytes: &[u8], read: &mut ReadValue<'_>) -> Result<(), Cause> {
         let json: Vec<u8> = bytes.iter().rev().copied().collect();
         Json.decode(&json, read)
+    }
+}
+
+/// JSON behind a byte of its own, which it calls JSON.
+struct Prefixed;
+
+impl Codec for Prefixed {
+    fn content_type(&self) -> &'static str {
+        JSON_CONTENT_TYPE
+    }
+
+    fn encode(&self, value: &dyn erased_serde::Serialize, out: &mut Vec<u8>) -> Result<(), Cause> {
+        out.push(1);
+        Json.encode(value, out)
+    }
+
+    fn decode(&self, bytes: &[u8], read: &mut ReadValue<'_>) -> Result<(), Cause> {
+        Json.decode(bytes.strip_prefix(&[1]).ok_or("it has no prefix")?, read)
     }
 }
 
@@ -184,6 +203,15 @@ async fn a_codec_of_ones_own_is_read_where_it_is_known_and_named_where_not<DB: S
     assert_eq!(content_types(&db, &Counter, "1").await?.last().map(String::as_str), Some(JSON_CONTENT_TYPE));
     assert_eq!(db.load_by(&writing_with(&db, Reversed), &Counter, "1").await?.instance().data, 6543);
     Ok(())
+}
+
+async fn a_codec_of_ones_own_may_call_itself_json<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let own = writing_with(&db, Prefixed).with_snapshot_frequency(SnapshotFrequency::every(2));
+    db.publish_by(&own, &Counter, "1", [added(1), added(20), added(300)]).await?;
+    let unit = db.load_by(&own, &Counter, "1").await?;
+    assert_eq!((unit.instance().data, unit.load_report().ignored_snapshot), (321, None));
+    let first = db.events(&stream_of(&Counter, "1")).await?.unwrap()[0].envelope.message_id;
+    check_undecodable(&db, &db.persister().without_snapshots(), &Counter, (0, first, JSON_CONTENT_TYPE)).await
 }
 
 pub(crate) fn counted(name: &str, version: u32, content_type: &str, payload: impl Into<Vec<u8>>) -> Envelope {
