@@ -107,7 +107,7 @@ pub use timeout::{
 };
 pub use timestamp::Timestamp;
 pub use unit_of_work::{Handled, LoadReport, Saved, SnapshotFault, UnitOfWork};
-pub use upcast::{MAX_UPCAST_STEPS, Upcast, UpcastError, upcast};
+pub use upcast::{MAX_UPCAST_STEPS, Upcast, UpcastError, WideInteger, upcast};
 pub use waker::OutboxWaker;
 
 /// Keeps the README's code compiling.

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::codec::JSON_CONTENT_TYPE;
+use crate::codec::{JSON_CONTENT_TYPE, has_wide_integer};
 use crate::error::Cause;
 use crate::message::{MessageType, StoredForm, TypeTag};
 
@@ -71,7 +71,8 @@ impl Upcast {
         Self { from, to, step: Step::Renamed }
     }
 
-    /// The payload is JSON, and is changed as such. A payload in another codec is an error.
+    /// The payload is JSON, and is changed as such. A payload in another codec is an error, and so is [`WideInteger`]
+    /// a payload with a whole number beyond 64 bits: a `serde_json::Value` would round it.
     pub const fn json(from: TypeTag, to: TypeTag, step: fn(Value) -> Result<Value, Cause>) -> Self {
         Self { from, to, step: Step::Json(step) }
     }
@@ -94,7 +95,7 @@ impl Upcast {
     /// Takes this step, if it is for this form.
     ///
     /// # Errors
-    /// What the step says, or that the payload is no JSON.
+    /// What the step says, or that the payload is no JSON; [`WideInteger`].
     pub fn apply(&self, form: StoredForm) -> Result<StoredForm, Cause> {
         let payload = match self.step {
             Step::Renamed => form.payload,
@@ -102,6 +103,7 @@ impl Upcast {
             Step::Json(_) if &*form.content_type != JSON_CONTENT_TYPE => {
                 return Err(format!("the payload is {}, and its upcast is for JSON", form.content_type).into());
             }
+            Step::Json(_) if has_wide_integer(&form.payload) => return Err(WideInteger.into()),
             Step::Json(step) => serde_json::to_vec(&step(serde_json::from_slice(&form.payload)?)?)?.into(),
         };
         Ok(StoredForm { type_name: self.to.name.into(), type_version: self.to.version, payload, ..form })
@@ -114,6 +116,12 @@ impl fmt::Debug for Upcast {
         write!(f, "Upcast from {} v{} to {} v{}", from.name, from.version, to.name, to.version)
     }
 }
+
+/// A payload that [`Upcast::json`] would change where its step does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the payload holds a whole number beyond 64 bits, which a JSON value would round; use `Upcast::bytes`")]
+#[non_exhaustive]
+pub struct WideInteger;
 
 /// Why a stored form cannot be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -225,6 +233,24 @@ mod tests {
         for name in ["Other", "Loop"] {
             let found = upcast::<Renamed>(stored(name, 1, "{}"));
             assert!(matches!(found, Err(UpcastError::Unknown { ref type_name, .. }) if type_name == name), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_a_value_would_round_is_refused() {
+        for (payload, refused) in [
+            (r#"{"steps":1,"n":340282366920938463463374607431768211455}"#, true),
+            (r#"{"steps":1,"n":[-9223372036854775809]}"#, true),
+            (r#"{"steps":1,"n":[18446744073709551615,-9223372036854775808,1e300]}"#, false),
+            (r#"{"steps":1,"n\"":"18446744073709551616"}"#, false),
+        ] {
+            match upcast::<Renamed>(stored("New", 3, payload)) {
+                Ok(_) => assert!(!refused, "{payload}"),
+                Err(UpcastError::Failed { source, .. }) => {
+                    assert!(refused && source.is::<WideInteger>(), "{payload}: {source}");
+                }
+                Err(other) => panic!("{payload}: {other}"),
+            }
         }
     }
 

@@ -7,7 +7,7 @@ type Done = Result<(), serde_json::Error>;
 /// Writes nothing, and fails at a float that is infinite or no number: JSON would have `null` in its place, which is read
 /// as no float.
 #[derive(Clone, Copy)]
-pub(super) struct Finite;
+pub(crate) struct Finite;
 
 fn float(value: f64) -> Done {
     if value.is_finite() { Ok(()) } else { Err(serde_json::Error::custom(format!("JSON has no number for {value}"))) }

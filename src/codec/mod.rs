@@ -12,17 +12,19 @@ use crate::message::{MessageType, StoredForm, TypeTag};
 
 #[cfg(feature = "bincode")]
 mod bincode;
-#[cfg(feature = "json")]
 mod finite;
 #[cfg(feature = "json")]
 mod json;
 #[cfg(feature = "bincode")]
 mod watched;
+mod wide;
 
 #[cfg(feature = "bincode")]
 pub use bincode::{Bincode, MAX_BINCODE_DECODE_BYTES, MAX_BINCODE_LEVELS};
+pub(crate) use finite::Finite;
 #[cfg(feature = "json")]
 pub use json::{Json, MAX_JSON_LEVELS};
+pub(crate) use wide::has_wide_integer;
 
 /// Content type of JSON.
 pub const JSON_CONTENT_TYPE: &str = "application/json";
@@ -58,11 +60,11 @@ pub struct Codecs {
     events: Arc<dyn Codec>,
     snapshots: Arc<dyn Codec>,
     known: Arc<[Arc<dyn Codec>]>,
-}
-
     /// JSON is read by the built-in codec, not by one of the caller's own.
     #[cfg(feature = "json")]
     built_in_json: bool,
+}
+
 impl Codecs {
     /// Writes events with one codec and snapshots with the other; both, and the built-in ones,
     /// can be read. Of several codecs of one content type the first one reads: that of events, that of snapshots, the
@@ -135,12 +137,12 @@ impl Codecs {
     }
 }
 
-#[cfg(all(feature = "json", feature = "bincode"))]
-impl Default for Codecs {
 fn first<'k>(known: &'k [Arc<dyn Codec>], content_type: &str) -> Option<&'k Arc<dyn Codec>> {
     known.iter().find(|codec| codec.content_type() == content_type)
 }
 
+#[cfg(all(feature = "json", feature = "bincode"))]
+impl Default for Codecs {
     /// JSON for events, bincode for snapshots.
     fn default() -> Self {
         Self::new(Arc::new(Json), Arc::new(Bincode))
@@ -220,8 +222,6 @@ mod tests {
         assert!(decode(BINCODE_CONTENT_TYPE, &bytes).is_err(), "a byte too many");
     }
 
-    #[test]
-    fn a_forged_length_does_not_allocate() {
     /// JSON behind a byte of its own.
     struct Prefixed;
 
@@ -256,6 +256,8 @@ mod tests {
         assert!(later.decode::<BTreeMap<String, Vec<u32>>>(JSON_CONTENT_TYPE, &bytes).is_err(), "the first one reads");
     }
 
+    #[test]
+    fn a_forged_length_does_not_allocate() {
         // Ten bytes that claim a sequence of 2^63 elements.
         let forged = [253, 255, 255, 255, 255, 255, 255, 255, 127, 0];
         assert!(Codecs::default().decode::<Vec<u8>>(BINCODE_CONTENT_TYPE, &forged).is_err());

@@ -6,7 +6,8 @@
 //! what it makes of the events, and those that differ from a baseline that the old code wrote.
 //!
 //! States are compared as JSON. So a state must give the same JSON each time (a `HashSet` does not: compare with a
-//! `BTreeSet`), and one that JSON cannot hold is reported as failed. A panic of the saga's code ends the run.
+//! `BTreeSet`). One that JSON cannot hold, as with a float that is infinite or no number, is reported as failed; whole
+//! numbers beyond 64 bits are compared as text. A panic of the saga's code ends the run.
 //!
 //! ```
 //! # use sagastore::{Persister, migrate, verify_replay::{Baseline, ReplayVerifier}};
@@ -37,6 +38,7 @@
 //! # }
 //! ```
 
+mod as_json;
 #[cfg(all(feature = "export", feature = "sqlite"))]
 mod export;
 mod finding;
@@ -44,7 +46,6 @@ mod saved_state;
 
 use std::num::NonZeroU32;
 
-use serde_json::Value;
 use sqlx::Pool;
 
 use crate::backend::Backend;
@@ -54,6 +55,7 @@ use crate::ids::{CommitNumber, InstanceId};
 use crate::inspect::{Inspector, InstanceFilter};
 use crate::persister::{Checkpoint, Persister};
 use crate::saga::Saga;
+pub(crate) use as_json::as_json;
 use finding::first_difference;
 pub use finding::{ReplayFault, ReplayFinding};
 pub use saved_state::{Baseline, SavedState};
@@ -215,13 +217,4 @@ fn is_of_the_instance(error: &Error) -> bool {
             | Error::ForeignInstance { .. }
             | Error::Unencodable { .. }
     )
-}
-
-/// A state in a form that can be compared.
-pub(crate) fn as_json(state: &impl serde::Serialize) -> Result<Value> {
-    let unencodable = |source: serde_json::Error| Error::Unencodable {
-        what: "state of the instance as JSON".to_owned(),
-        source: source.into(),
-    };
-    serde_json::to_value(state).map_err(unencodable)
 }

@@ -20,7 +20,7 @@ pub struct SavedState {
     pub commits: u64,
     /// Number of its events.
     pub revision: u64,
-    /// Its state, as JSON.
+    /// Its state, as JSON; whole numbers beyond 64 bits are strings there.
     pub state: Value,
 }
 

@@ -21,6 +21,7 @@ clauses! {
     damage_is_told_and_the_others_are_replayed,
     what_the_baseline_knows_and_the_database_does_not_is_told,
     a_sample_is_always_the_same,
+    whole_numbers_beyond_64_bits_are_compared_to_the_last_digit,
 }
 
 /// The counter of another release.
@@ -230,5 +231,21 @@ async fn a_sample_is_always_the_same<DB: Subject>(db: TestDb<DB>) -> Clause {
         runs.push(seen);
     }
     ensure!(runs[0] == runs[1] && (1..30).contains(&runs[0].len()), "{runs:?}");
+    Ok(())
+}
+
+async fn whole_numbers_beyond_64_bits_are_compared_to_the_last_digit<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let wide = |factor| Other {
+        factor,
+        version: 1,
+        data: |_| u128::MAX - 100,
+        add: |data: &mut u128, amount| *data += u128::from(amount.unsigned_abs()),
+    };
+    db.publish(&wide(1), "1", [added(1)]).await?;
+    let baseline = baseline_of(&db, &wide(1)).await?;
+    ensure!(verify(&db, &wide(1), &baseline).await?.is_clean());
+    let verified = verify(&db, &wide(2), &baseline).await?;
+    let found = faults(&verified);
+    ensure!(matches!(found[..], [(_, ReplayFault::DiffersFromBaseline { .. })]), "{found:?}");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, BufWriter, Stdout, Write};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde::Serialize;
 
 /// Standard output.
 pub(crate) struct Output {
@@ -22,8 +22,8 @@ impl Output {
     }
 
     /// An object for scripts.
-    pub(crate) fn object(&mut self, object: &Value) -> io::Result<()> {
-        writeln!(self.to, "{}", json_line(object))
+    pub(crate) fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
+        writeln!(self.to, "{}", json_line(object)?)
     }
 
     /// A line for people.
@@ -62,9 +62,9 @@ pub(crate) fn plain_lines(text: &str) -> String {
 
 /// JSON on one line, such that it does nothing to a terminal. It is the same value: what JSON itself does not
 /// escape stands in its strings alone.
-pub(crate) fn json_line(value: &Value) -> String {
+pub(crate) fn json_line(value: &impl Serialize) -> io::Result<String> {
     let shown = |c: char| if is_acted_upon(c) { format!("\\u{:04x}", u32::from(c)) } else { String::from(c) };
-    value.to_string().chars().map(shown).collect()
+    Ok(serde_json::to_string(value)?.chars().map(shown).collect())
 }
 
 /// Controls, and characters that turn the direction of what follows or end a line.
@@ -94,8 +94,9 @@ mod tests {
         assert_eq!(plain("\u{9b}2J \u{202e}abc"), "\\u{9b}2J \\u{202e}abc");
         assert_eq!(plain_lines("a\u{1b}\nb"), "a\\u{1b}\nb");
         let value = serde_json::json!({ "\u{7f}": "\u{1b}[2J\u{9b}2J\u{202e}ü" });
-        assert_eq!(json_line(&value), "{\"\\u007f\":\"\\u001b[2J\\u009b2J\\u202eü\"}");
-        assert_eq!(serde_json::from_str::<Value>(&json_line(&value)).unwrap_or_default(), value);
+        let line = json_line(&value).expect("a line");
+        assert_eq!(line, "{\"\\u007f\":\"\\u001b[2J\\u009b2J\\u202eü\"}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).expect("JSON"), value);
     }
 
     #[test]

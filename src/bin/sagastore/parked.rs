@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sagastore::{Backend, InstanceId, MessageStore, ParkedFilter, ParkedId, ParkedMessage, StreamName};
+use sagastore::{Backend, MessageStore, ParkedFilter, ParkedId, ParkedMessage, StreamName};
 use sagastore::{discard_parked, parked_messages};
 use serde_json::json;
 use sqlx::Pool;
@@ -63,22 +63,6 @@ pub(crate) async fn streams<DB: Backend>(
         for parked in page {
             found.insert(StreamName::of_saga(&parked.persistence_key, &parked.instance_id)?);
         }
-        Ok(())
-    })
-    .await?;
-    Ok(found)
-}
-
-/// Those of one instance, for `show`.
-pub(crate) async fn of_instance<DB: Backend>(
-    pool: &Pool<DB>,
-    saga: &str,
-    instance: &InstanceId,
-) -> Result<Vec<ParkedMessage>, Failure> {
-    let mut found = Vec::new();
-    let filter = ParkedFilter { persistence_key: Some(saga), instance_id: Some(instance), ..ParkedFilter::default() };
-    each(pool, filter, |page| {
-        found.extend_from_slice(page);
         Ok(())
     })
     .await?;

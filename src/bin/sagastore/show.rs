@@ -1,7 +1,13 @@
 //! The verb `show`.
 
+use std::collections::BTreeMap;
+use std::io;
+
 use sagastore::inspect::{Inspector, InstanceFilter, InstanceSummary, LifeCommit, LifeMessage, SnapshotSummary};
-use sagastore::{Backend, CommitNumber, InstanceId, MessageKind, MessageStore, StreamName};
+use sagastore::{
+    Backend, CommitNumber, InstanceId, MessageKind, MessageStore, ParkedFilter, ParkedMessage, StreamName,
+};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::Pool;
 
@@ -11,7 +17,7 @@ use crate::instances;
 use crate::outbox::refused;
 use crate::output::{Output, json_line, plain};
 use crate::parked;
-use crate::payload;
+use crate::payload::{self, WithPayload};
 use crate::verdict::{Failure, Outcome, Verdict};
 
 /// Candidates that are read at once.
@@ -36,7 +42,7 @@ async fn show<DB: Backend>(pool: &Pool<DB>, wanted: &Show, output: &mut Output) 
         after = last.number;
         for commit in &page {
             if output.is_json() {
-                output.object(&json!({ "commit": commit_object(commit, wanted.payloads) }))?;
+                output.object(&BTreeMap::from([("commit", commit_object(commit, wanted.payloads)?)]))?;
             } else {
                 print_commit(commit, wanted.payloads, output)?;
             }
@@ -49,21 +55,23 @@ async fn show<DB: Backend>(pool: &Pool<DB>, wanted: &Show, output: &mut Output) 
             print_snapshot(&snapshot, output)?;
         }
     }
-    for parked in parked::of_instance(pool, &instance.persistence_key, &instance.instance_id).await? {
-        if output.is_json() {
-            output.object(&json!({ "parked": parked::object(&parked) }))?;
-        } else {
-            let (kind, id, since) = (plain(&parked.message.type_name), parked.message.message_id, parked.parked_at);
-            output.line(format_args!(
-                "\nparked {}  {since}  {kind}  {id}  {}",
-                parked.id.get(),
-                parked::why(&parked)
-            ))?;
-        }
-    }
+    show_parked(pool, &instance, output).await?;
     show_timeouts(pool, &instance.stream, wanted.payloads, output).await?;
     output.flush()?;
     Ok(Verdict::Fine)
+}
+
+async fn show_parked<DB: Backend>(
+    pool: &Pool<DB>,
+    instance: &InstanceSummary,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let filter = ParkedFilter {
+        persistence_key: Some(&instance.persistence_key),
+        instance_id: Some(&instance.instance_id),
+        ..ParkedFilter::default()
+    };
+    parked::each(pool, filter, |page| Ok(page.iter().try_for_each(|parked| print_parked(parked, output))?)).await
 }
 
 /// What the instance waits for.
@@ -83,24 +91,22 @@ async fn show_timeouts<DB: Backend>(
         for timeout in &page {
             let envelope = &timeout.message;
             if output.is_json() {
-                let mut object = json!({
+                let object = json!({
                     "name": timeout.name,
                     "due_at": timeout.due_at.to_string(),
                     "in_outbox": timeout.in_outbox,
                     "type": &*envelope.type_name,
                     "message_id": envelope.message_id,
                 });
-                if payloads {
-                    object["payload"] = payload::value(envelope);
-                }
-                output.object(&json!({ "timeout": object }))?;
+                let payload = payloads.then(|| payload::text(envelope)).transpose()?;
+                output.object(&BTreeMap::from([("timeout", WithPayload { object, payload })]))?;
             } else {
                 let (name, kind) = (plain(&timeout.name), plain(&envelope.type_name));
                 let place = if timeout.in_outbox { ", in the outbox" } else { "" };
                 let id = envelope.message_id;
                 output.line(format_args!("\ntimeout {name}  due {}{place}  {kind}  {id}", timeout.due_at))?;
                 if payloads {
-                    output.line(format_args!("    {}", json_line(&payload::value(envelope))))?;
+                    output.line(format_args!("    {}", json_line(&payload::text(envelope)?)?))?;
                 }
             }
         }
@@ -137,7 +143,7 @@ async fn find<DB: Backend>(inspector: &Inspector<DB>, wanted: &Show) -> Result<I
     }
 }
 
-fn head(instance: &InstanceSummary, output: &mut Output) -> std::io::Result<()> {
+fn head(instance: &InstanceSummary, output: &mut Output) -> io::Result<()> {
     output.line(format_args!(
         "{}: saga {:?}, instance {:?}",
         plain(instance.stream.as_str()),
@@ -154,7 +160,7 @@ fn head(instance: &InstanceSummary, output: &mut Output) -> std::io::Result<()> 
     ))
 }
 
-fn print_commit(commit: &LifeCommit, payloads: bool, output: &mut Output) -> std::io::Result<()> {
+fn print_commit(commit: &LifeCommit, payloads: bool, output: &mut Output) -> io::Result<()> {
     let handled = commit.handled.map(|id| format!("  handled {id}")).unwrap_or_default();
     let completed = if commit.completed { "  completed" } else { "" };
     output.line(format_args!("\ncommit {}  {}{handled}{completed}", commit.number, commit.recorded_at))?;
@@ -164,7 +170,7 @@ fn print_commit(commit: &LifeCommit, payloads: bool, output: &mut Output) -> std
     }
 }
 
-fn print_message(message: &LifeMessage, payloads: bool, output: &mut Output) -> std::io::Result<()> {
+fn print_message(message: &LifeMessage, payloads: bool, output: &mut Output) -> io::Result<()> {
     let envelope = &message.envelope;
     let what = match message.offset {
         Some(offset) => format!("event {offset}"),
@@ -186,10 +192,27 @@ fn print_message(message: &LifeMessage, payloads: bool, output: &mut Output) -> 
         let value = if payloads { format!(": {}", plain(value)) } else { String::new() };
         output.line(format_args!("    metadata {}{value}", plain(name)))?;
     }
-    if payloads { output.line(format_args!("    {}", json_line(&payload::value(envelope)))) } else { Ok(()) }
+    if payloads { output.line(format_args!("    {}", json_line(&payload::text(envelope)?)?)) } else { Ok(()) }
 }
 
-fn commit_object(commit: &LifeCommit, payloads: bool) -> Value {
+fn print_parked(parked: &ParkedMessage, output: &mut Output) -> io::Result<()> {
+    if output.is_json() {
+        return output.object(&json!({ "parked": parked::object(parked) }));
+    }
+    let (kind, id, since) = (plain(&parked.message.type_name), parked.message.message_id, parked.parked_at);
+    output.line(format_args!("\nparked {}  {since}  {kind}  {id}  {}", parked.id.get(), parked::why(parked)))
+}
+
+#[derive(Serialize)]
+struct CommitObject {
+    #[serde(flatten)]
+    object: Value,
+    /// Unless they are damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<Vec<WithPayload<Value>>>,
+}
+
+fn commit_object(commit: &LifeCommit, payloads: bool) -> io::Result<CommitObject> {
     let mut object = json!({
         "number": commit.number.get(),
         "recorded_at": commit.recorded_at.to_string(),
@@ -198,15 +221,19 @@ fn commit_object(commit: &LifeCommit, payloads: bool) -> Value {
         "correlation_id": commit.correlation_id,
         "completed": commit.completed,
     });
-    let (name, value) = match &commit.messages {
-        Ok(messages) => ("messages", messages.iter().map(|message| message_object(message, payloads)).collect()),
-        Err(fault) => ("damaged", Value::String(fault.to_string())),
+    let messages = match &commit.messages {
+        Ok(messages) => {
+            Some(messages.iter().map(|message| message_object(message, payloads)).collect::<Result<_, _>>()?)
+        }
+        Err(fault) => {
+            put(&mut object, "damaged", Value::String(fault.to_string()));
+            None
+        }
     };
-    put(&mut object, name, value);
-    object
+    Ok(CommitObject { object, messages })
 }
 
-fn message_object(message: &LifeMessage, payloads: bool) -> Value {
+fn message_object(message: &LifeMessage, payloads: bool) -> io::Result<WithPayload<Value>> {
     let envelope = &message.envelope;
     let mut object = json!({
         "kind": if envelope.kind == MessageKind::Event { "event" } else { "command" },
@@ -223,11 +250,10 @@ fn message_object(message: &LifeMessage, payloads: bool) -> Value {
     });
     if payloads {
         put(&mut object, "metadata", json!(envelope.metadata));
-        put(&mut object, "payload", payload::value(envelope));
     } else {
         put(&mut object, "metadata_names", envelope.metadata.keys().cloned().collect());
     }
-    object
+    Ok(WithPayload { object, payload: payloads.then(|| payload::text(envelope)).transpose()? })
 }
 
 fn put(object: &mut Value, name: &str, value: Value) {
@@ -236,7 +262,7 @@ fn put(object: &mut Value, name: &str, value: Value) {
     }
 }
 
-fn print_snapshot(snapshot: &SnapshotSummary, output: &mut Output) -> std::io::Result<()> {
+fn print_snapshot(snapshot: &SnapshotSummary, output: &mut Output) -> io::Result<()> {
     let state = if snapshot.intact { "intact" } else { "damaged" };
     output.line(format_args!(
         "\nsnapshot at revision {}, commit {}  {}  data version {}, {}, {} bytes, {state}",

@@ -93,7 +93,8 @@ enum Payload {
 
 impl Payload {
     fn new(content_type: &str, bytes: &[u8]) -> Self {
-        let json = (content_type == JSON_CONTENT_TYPE).then(|| serde_json::from_slice(bytes).ok()).flatten();
+        let is_exact = content_type == JSON_CONTENT_TYPE && !codec::has_wide_integer(bytes);
+        let json = is_exact.then(|| serde_json::from_slice(bytes).ok()).flatten();
         json.map_or_else(|| Self::Other(bytes.to_vec()), Self::Json)
     }
 }
