@@ -156,9 +156,7 @@ impl<DB: Backend> Exporter<DB> {
             completed: stored.completed,
             messages: stored.messages(&name)?,
         };
-        let follows = (self.tally.number.saturating_add(1), self.tally.end);
-        if (place.number, commit.first_offset.to_i64()) != follows {
-            let detail = "a commit before it is missing, or it begins at a wrong offset";
+        if let Err(detail) = self.tally.check_next(&commit) {
             return Err(Error::corrupt(&name, commit.first_offset, detail).into());
         }
         self.add(lines, &encoded(commit_line(&commit))?);

@@ -51,6 +51,10 @@ struct Open {
     stream: ExportedStream,
     key: i64,
     last: Option<LastColumns>,
+    /// When the instance was completed, as it is there.
+    completed_at: Option<i64>,
+    /// A commit that came already completed the instance.
+    completed: bool,
     /// Commits that are there, to be compared.
     there: VecDeque<CommitRow>,
 }
@@ -132,6 +136,7 @@ impl<DB: Backend> Importer<DB> {
         let encoded = EncodedCommit::encode(&name, &commit.messages, &unlimited())?;
         if open.last.is_some_and(|last| commit.number.to_i64() <= last.commit_no) {
             open.compare::<DB>(store, tx, commit, &encoded).await?;
+            open.completed |= commit.completed;
             self.imported.skipped += 1;
             return Ok(());
         }
@@ -152,7 +157,7 @@ impl<DB: Backend> Importer<DB> {
         if !store.import_commit(tx, &imported).await? {
             return Err(open.differs(commit, "somebody else writes to the stream, or its message was handled"));
         }
-        if commit.completed && !open.last.is_some_and(|last| last.completed) {
+        if commit.completed && !std::mem::replace(&mut open.completed, commit.completed) {
             let at = open.stream.completed_at.map_or(commit.recorded_at, Timestamp::from_micros);
             store.import_completion(tx, open.key, at).await?;
         }
@@ -182,6 +187,12 @@ impl Open {
         TransferError::Differs { stream, number, detail: detail.to_owned() }
     }
 
+    /// It was imported as completed at the commit's time if the file did not tell another.
+    fn is_completed_as(&self, commit: &ExportedCommit) -> bool {
+        let (there, file) = (self.completed_at, self.stream.completed_at);
+        self.completed || file.is_none() || there == file || there == Some(commit.recorded_at.as_micros())
+    }
+
     async fn compare<DB: Backend>(
         &mut self,
         store: &DB::Store,
@@ -204,6 +215,7 @@ impl Open {
             (handled.map(MessageId::from) == commit.handled, "it handled another message"),
             (there.completed == commit.completed, "it is completed in one of them only"),
             (there.recorded_at == commit.recorded_at.as_micros(), "it was stored at another time"),
+            (!commit.completed || self.is_completed_as(commit), "the instance was completed at another time"),
             (there.contents.as_ref() == Some(&encoded.contents), "it holds other messages"),
             (there.body.as_ref() == Some(&encoded.body), "it holds other payloads"),
         ] {
@@ -234,5 +246,9 @@ async fn open<DB: Backend>(
     if (&found.persistence_key, &found.instance_id) != (&stream.saga, &stream.instance) {
         return Err(differs("it is of another saga or instance"));
     }
-    Ok(Open { stream, key, last: found.last, there: VecDeque::new() })
+    if found.created_at != stream.created_at {
+        return Err(differs("it was started at another time"));
+    }
+    let (last, completed_at) = (found.last, found.completed_at);
+    Ok(Open { stream, key, last, completed_at, completed: false, there: VecDeque::new() })
 }

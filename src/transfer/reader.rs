@@ -14,9 +14,7 @@ use super::tally::Tally;
 /// Longest line: what a unit of work of the largest default size becomes, several times over.
 pub const MAX_LINE_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Latest time of a commit: the end of the year 9999, in microseconds since 1970. Each commit is stored later than the one before it,
-/// so one at the end of time would be the stream's last.
-const MAX_RECORDED_AT: i64 = 253_402_300_799_999_999;
+const AFTER_THE_END: &str = "there is something after the last line";
 
 /// What an export holds, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +53,7 @@ impl<R: BufRead> ExportReader<R> {
     }
 
     /// The next stream or commit. `None` at the end of the file, be the export
-    /// [finished](Tally::finished) there or not: a last line that was cut off is passed over.
+    /// [finished](Tally::finished) there or not: a last line that was cut off before that is passed over.
     ///
     /// # Errors
     /// [`TransferError::Damaged`], [`TransferError::Newer`] or [`TransferError::Io`].
@@ -64,8 +62,7 @@ impl<R: BufRead> ExportReader<R> {
             self.line.clear();
             self.from.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut self.line)?;
             if self.line.last() != Some(&b'\n') {
-                let whole = u64::try_from(self.line.len()).unwrap_or(u64::MAX) < MAX_LINE_BYTES;
-                return if whole { Ok(None) } else { Err(self.damaged("it is too long")) };
+                return self.cut_off();
             }
             let line = std::mem::take(&mut self.line);
             let read = self.read(&line);
@@ -73,6 +70,16 @@ impl<R: BufRead> ExportReader<R> {
             if let Some(entry) = read? {
                 return Ok(Some(entry));
             }
+        }
+    }
+
+    /// At the end of the file, or of what a line can hold.
+    fn cut_off(&self) -> Result<Option<Entry>, TransferError> {
+        let length = u64::try_from(self.line.len()).unwrap_or(u64::MAX);
+        match length {
+            1.. if self.tally.finished => Err(self.damaged(AFTER_THE_END)),
+            MAX_LINE_BYTES.. => Err(self.damaged("it is too long")),
+            _ => Ok(None),
         }
     }
 
@@ -98,7 +105,7 @@ impl<R: BufRead> ExportReader<R> {
         let parsed = std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str::<Line<'_>>(text).ok());
         let line = parsed.ok_or_else(|| self.damaged("it is no line of an export"))?;
         let entry = match (line.header, line.stream, line.commit, line.end) {
-            _ if self.tally.finished => return Err(self.damaged("there is something after the last line")),
+            _ if self.tally.finished => return Err(self.damaged(AFTER_THE_END)),
             (Some(header), None, None, None) if self.tally.lines == 0 => {
                 self.header(self.checked(line.crc, header)?)?;
                 None
@@ -148,14 +155,6 @@ impl<R: BufRead> ExportReader<R> {
         if self.tally.stream.is_none() {
             return Err(self.damaged("a commit stands before any stream"));
         }
-        let place = (commit.number.to_i64(), commit.first_offset.to_i64());
-        if place != (self.tally.number.saturating_add(1), self.tally.end) {
-            return Err(self.damaged("its commit does not follow the one before"));
-        }
-        let recorded_at = commit.recorded_at.as_micros();
-        if Some(recorded_at) <= self.tally.recorded_at || recorded_at > MAX_RECORDED_AT {
-            return Err(self.damaged("its commit was stored before the one before, or in no time of ours"));
-        }
-        Ok(())
+        self.tally.check_next(commit).map_err(|detail| self.damaged(detail))
     }
 }

@@ -2,6 +2,10 @@
 
 use super::lines::{End, ExportedCommit, ExportedStream};
 
+/// Latest time of a commit: the end of the year 9999, in microseconds since 1970. Each commit is stored later than the one before it,
+/// so one at the end of time would be the stream's last.
+const MAX_RECORDED_AT: i64 = 253_402_300_799_999_999;
+
 /// What an export held so far: enough to go on after it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -48,6 +52,19 @@ impl Tally {
         self.recorded_at = Some(commit.recorded_at.as_micros());
         let events = i64::try_from(commit.events()).unwrap_or(i64::MAX);
         self.end = commit.first_offset.to_i64().saturating_add(events);
+    }
+
+    /// Why this commit cannot be the stream's next one.
+    pub(super) fn check_next(&self, commit: &ExportedCommit) -> Result<(), &'static str> {
+        let place = (commit.number.to_i64(), commit.first_offset.to_i64());
+        if place != (self.number.saturating_add(1), self.end) {
+            return Err("its commit does not follow the one before");
+        }
+        let recorded_at = commit.recorded_at.as_micros();
+        if Some(recorded_at) <= self.recorded_at || recorded_at > MAX_RECORDED_AT {
+            return Err("its commit was stored before the one before, or in no time of ours");
+        }
+        Ok(())
     }
 
     /// What the last line has to say of those before it.

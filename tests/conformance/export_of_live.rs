@@ -2,14 +2,16 @@
 
 use anyhow::{Context, ensure};
 use sagastore::transfer::{Entry, ExportReader, Exporter};
-use sagastore::{MessageStore, Offset};
+use sagastore::{MessageStore, Offset, Outbox};
 
-use crate::harness::sample::{events, stream};
+use crate::export::{another, export, import};
+use crate::harness::sample::{Order, OrderEvent, events, instance, note, stream};
 use crate::harness::{Clause, Subject, TestDb, clauses};
 
 clauses! {
     a_stream_that_is_committed_between_two_pages_is_exported: SERVERS,
     a_stream_that_is_committed_when_it_was_passed_is_left_out: SERVERS,
+    a_completion_that_an_older_export_did_not_see_is_no_difference,
 }
 
 const MORE_THAN_A_PAGE: u32 = 600;
@@ -55,4 +57,24 @@ async fn a_stream_that_is_committed_when_it_was_passed_is_left_out<DB: Subject>(
     db.commit(late).await?;
     assert_eq!(finish(export, &mut text).await?, ["last"]);
     Ok(())
+}
+
+async fn a_completion_that_an_older_export_did_not_see_is_no_difference<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let mut tx = db.begin().await?;
+    for number in 0..MORE_THAN_A_PAGE {
+        let mut unit = db.persister().begin_unit_of_work(&Order, &mut tx, Outbox, &instance("1")).await?;
+        unit.publish(note(number.to_string()))?;
+        let _ = db.persister().save(&mut tx, unit).await?;
+    }
+    db.commit(tx).await?;
+    let mut older = Exporter::new(db.pool());
+    let mut text = older.next_lines().await?.context("a page")?;
+    db.publish(&Order, "1", [OrderEvent::Shipped]).await?;
+    assert_eq!(finish(older, &mut text).await?, ["order/1"]);
+    let other = another(&db).await?;
+    for text in [text, export(db.pool()).await?] {
+        import(other.pool(), &text).await?;
+        assert_eq!(import(other.pool(), &text).await?.commits, 0);
+    }
+    other.remove().await
 }
