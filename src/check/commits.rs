@@ -129,5 +129,7 @@ fn read(row: CommitRow, find: &mut impl FnMut(FindingKind, &str)) -> Option<(i64
 
 /// Only of JSON it is known what makes it readable.
 fn is_readable(content_type: &str, payload: &Bytes) -> bool {
-    content_type != JSON_CONTENT_TYPE || serde_json::from_slice::<IgnoredAny>(payload).is_ok()
+    let is_json = |text| serde_json::from_str::<IgnoredAny>(text).is_ok();
+    // What is passed over in a slice need not be UTF-8.
+    content_type != JSON_CONTENT_TYPE || std::str::from_utf8(payload).is_ok_and(is_json)
 }

@@ -110,17 +110,23 @@ pub(crate) async fn verified<DB: Site>() -> anyhow::Result<()> {
     let damaged = verify()?;
     ensure!(damaged.status == 1 && damaged.err.contains("line 3 of the export is damaged"), "{damaged:?}");
 
-    let broken = Envelope::new(MessageKind::Event, "Broken", 1, "application/json", "{")?;
+    let broken: [&[u8]; 2] = [b"{", b"\"\xff\""];
     let store = DB::Store::default();
     let mut conn = pool.acquire().await?;
     let mut tx = store.begin(&mut conn).await?;
-    store.append_messages(&mut tx, &StreamName::new("broken")?, Offset::ZERO, &[broken]).await?;
+    for (offset, payload) in (0_u32..).zip(broken) {
+        let event = Envelope::new(MessageKind::Event, "Broken", 1, "application/json", payload.to_vec())?;
+        store.append_messages(&mut tx, &StreamName::new("broken")?, Offset::of(offset), &[event]).await?;
+    }
     tx.commit().await?;
     drop(conn);
     std::fs::remove_file(&file)?;
     fine(&from.url, &["export", &file])?;
     let found = verify()?;
-    ensure!(found.status == 1 && found.out.contains("stream \"broken\", commit 1"), "{found:?}");
+    ensure!(found.status == 1, "{found:?}");
+    for commit in ["stream \"broken\", commit 1", "stream \"broken\", commit 2"] {
+        ensure!(found.out.contains(commit), "{found:?}");
+    }
     pool.close().await;
     DB::remove(from).await
 }

@@ -151,9 +151,12 @@ async fn damaged_commits_are_found<DB: Subject>(db: TestDb<DB>) -> Clause {
     let complete = |value| change(&order, 2, &format!("completed = {value}"));
     find(&db, FindingKind::WrongCompletion, &complete(off), &complete(on)).await?;
 
-    db.append(&stream("broken"), 0, &[event_of("application/json", "{")]).await?;
+    let broken: [&[u8]; 2] = [b"{", b"{\"note\":\"\xff\"}"];
+    for (offset, payload) in (0..).zip(broken) {
+        db.append(&stream("broken"), offset, &[event_of("application/json", payload)]).await?;
+    }
     let found = findings(&db).await?;
-    assert_eq!(found.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::UndecodablePayload]);
+    assert_eq!(found.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::UndecodablePayload; 2]);
     Ok(())
 }
 

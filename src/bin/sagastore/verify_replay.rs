@@ -55,8 +55,9 @@ fn sum_up(tally: &Tally, broken: u64, output: &mut Output) -> std::io::Result<()
 
 /// Only of JSON it is known what makes it readable.
 fn is_readable(message: &Envelope) -> bool {
-    &*message.content_type != JSON_CONTENT_TYPE
-        || serde_json::from_slice::<serde::de::IgnoredAny>(&message.payload).is_ok()
+    let is_json = |text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    // What is passed over in a slice need not be UTF-8.
+    &*message.content_type != JSON_CONTENT_TYPE || std::str::from_utf8(&message.payload).is_ok_and(is_json)
 }
 
 fn tell(stream: &str, commit: &ExportedCommit, message: &Envelope, output: &mut Output) -> std::io::Result<()> {
