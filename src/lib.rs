@@ -89,9 +89,9 @@ pub use message_store::{
 };
 pub use migrate::{MIGRATIONS_TABLE, Migrated, check_schema, drop_schema, migrate, migrate_from};
 pub use outbox::{
-    BatchCallback, DeadLetter, DeadLetters, LOCK_MAX_DURATION, LockRelease, MAX_DISPATCHERS, NewOutboxRecord,
-    OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag, SUBS_EXPIRATION_AFTER,
-    Subscribed, Subscription,
+    BatchCallback, DamagedDeadLetter, DeadLetter, DeadLetters, LOCK_MAX_DURATION, LockRelease, MAX_DISPATCHERS,
+    NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag,
+    SUBS_EXPIRATION_AFTER, Subscribed, Subscription,
 };
 pub use persister::{Attempt, Begun, Executed, Finished, Persister};
 pub use recorder::{Outbox, Recorder, Sender};

@@ -10,7 +10,9 @@ use crate::envelope::Envelope;
 use crate::error::{Error, Result};
 use crate::ids::Offset;
 use crate::message_store::PAGE_BYTES;
-use crate::outbox::{Damage, DeadLetter, DeadLetters, OrderKey, OutboxId, OutboxRecord, WaitingPage};
+use crate::outbox::{
+    Damage, DamagedDeadLetter, DeadLetter, DeadLetters, DeadPage, OrderKey, OutboxId, OutboxRecord, WaitingPage,
+};
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
@@ -44,6 +46,10 @@ impl SlowRow {
             index: self.index,
             row: if self.stream == 0 { self.row } else { 0 },
         }
+    }
+
+    fn attempts(&self) -> u32 {
+        u32::try_from(self.attempts).unwrap_or(u32::MAX)
     }
 
     /// Bytes that the row holds in memory, about.
@@ -87,7 +93,7 @@ pub(crate) fn message(index: &str, body: Vec<u8>, recorded_at: i64) -> Result<En
 }
 
 pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
-    let (id, attempts) = (row.id(), u32::try_from(row.attempts).unwrap_or(u32::MAX));
+    let (id, attempts) = (row.id(), row.attempts());
     let SlowRow { recorded_at, aggregate_type, aggregate_id, contents, body, .. } = row;
     let damaged = |detail: &str| match StreamName::new(format!("outbox message {}", row.row)) {
         Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
@@ -104,10 +110,37 @@ pub(crate) struct DeadRow {
     pub(crate) dead_at: i64,
 }
 
-pub(crate) fn dead_letter(row: DeadRow) -> Result<DeadLetter> {
+/// Dead letters in delivery order, as they come, up to a limit on their bytes; one at least.
+pub(crate) async fn dead_page(mut rows: BoxStream<'_, sqlx::Result<DeadRow>>) -> sqlx::Result<DeadPage> {
+    let (mut page, mut bytes) = (DeadPage::default(), 0);
+    while let Some(row) = rows.try_next().await? {
+        bytes += row.message.size();
+        page.end = Some(row.message.id());
+        add(row, &mut page);
+        if bytes >= PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(page)
+}
+
+fn add(row: DeadRow, page: &mut DeadPage) {
     let DeadRow { message, last_error, dead_at } = row;
     let (last_error, dead_at) = (last_error.unwrap_or_default(), Timestamp::from_micros(dead_at));
-    Ok(DeadLetter { record: record(message)?, last_error, dead_at })
+    let (id, attempts) = (message.id(), message.attempts());
+    let (aggregate_type, aggregate_id) = (message.aggregate_type.clone(), message.aggregate_id.clone());
+    match record(message) {
+        Ok(record) => page.letters.push(DeadLetter { record, last_error, dead_at }),
+        Err(error) => page.damaged.push(DamagedDeadLetter {
+            id,
+            aggregate_type,
+            aggregate_id,
+            attempts,
+            last_error,
+            dead_at,
+            error,
+        }),
+    }
 }
 
 /// A choice of dead letters as parameters of a statement; what was not chosen matches nothing.

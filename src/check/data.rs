@@ -46,7 +46,7 @@ pub struct Checked {
 /// made. What is not checked: whether payloads mean what the saga thinks (load the instance for that), payloads that
 /// are not JSON, timeouts, parked messages, correlation keys, inboxes, leases and the places of the global order.
 ///
-/// Memory is bounded by a page: 200 streams without their commits, and 8 MiB of commits or one commit.
+/// Memory is bounded by a page: 200 streams without their commits, and about 8 MiB of commits, snapshots or messages, or one that is larger.
 ///
 /// # Errors
 /// The database's; also where a row cannot even be read as its column's type.
@@ -158,7 +158,7 @@ impl<DB: Backend> Check<'_, DB> {
         loop {
             let (rows, mut found) = (store.snapshot_rows(tx, place, to, SNAPSHOTS).await?, Vec::new());
             let Some(last) = rows.last() else { return Ok(()) };
-            place = Place { stream: last.stream, number: last.columns.revision };
+            place = last.place();
             self.checked.snapshots += u64::try_from(rows.len()).unwrap_or_default();
             for row in rows {
                 let stream = streams.get(&row.stream);

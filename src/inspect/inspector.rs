@@ -15,8 +15,8 @@ use crate::lock::{Namespace, ResourceId};
 use crate::message_store::{MessageStore, PAGE_COMMITS};
 use crate::stream_name::StreamName;
 
-/// Most snapshots of one stream that are read at once.
-const SNAPSHOTS: u32 = 100;
+/// Most snapshots of one stream that are told.
+const SNAPSHOTS: usize = 100;
 
 /// Looks into one database.
 #[derive(Debug)]
@@ -98,10 +98,16 @@ impl<DB: Backend> Inspector<DB> {
             conn.release();
             return Ok(Vec::new());
         };
-        let before_all = Place { stream: key, number: i64::MIN };
-        let found = self.store.snapshot_rows(&mut conn, before_all, key, SNAPSHOTS).await;
+        let (mut place, mut found) = (Place { stream: key, number: i64::MIN }, Vec::new());
+        while found.len() < SNAPSHOTS {
+            let wanted = u32::try_from(SNAPSHOTS - found.len()).unwrap_or(u32::MAX);
+            let page = self.store.snapshot_rows(&mut conn, place, key, wanted).await?;
+            let Some(last) = page.last() else { break };
+            place = last.place();
+            found.extend(page.into_iter().map(SnapshotSummary::new));
+        }
         conn.release();
-        Ok(found?.into_iter().map(SnapshotSummary::new).collect())
+        Ok(found)
     }
 
     /// The leases after a namespace and a resource, held ones and such as are free again, in this order; at most

@@ -1,10 +1,13 @@
 //! The statements that a database must have to be looked into, and the rows they give.
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
 use sqlx::Database;
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::message_store::PAGE_BYTES;
 use crate::row::{CommitColumns, SnapshotColumns};
 use crate::stream_name::StreamName;
 
@@ -95,6 +98,27 @@ pub struct SnapshotRow {
     pub commit_end: Option<i64>,
 }
 
+impl SnapshotRow {
+    pub fn place(&self) -> Place {
+        Place { stream: self.stream, number: self.columns.revision }
+    }
+}
+
+/// Snapshots as they come, up to a limit on their bytes; one at least.
+pub(crate) async fn snapshot_page(
+    mut rows: BoxStream<'_, sqlx::Result<SnapshotRow>>,
+) -> sqlx::Result<Vec<SnapshotRow>> {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        bytes += row.columns.body.len();
+        page.push(row);
+        if bytes >= PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(page)
+}
+
 /// A row of leases, held or not.
 #[derive(Clone, Debug)]
 pub struct LeaseColumns {
@@ -124,11 +148,18 @@ pub trait InspectTables<DB: Database>: Send + Sync {
         limit: u32,
     ) -> Result<Vec<StreamColumns>>;
 
+    /// The stream with this key; `None` if it has no row.
+    async fn stream_of_key(&self, conn: &mut DB::Connection, key: i64) -> Result<Option<StreamColumns>> {
+        let next = self.streams(conn, &StreamChoice::all_after(key.saturating_sub(1)), 1).await?;
+        Ok(next.into_iter().find(|stream| stream.key == key))
+    }
+
     /// Commits after a place, of streams up to the key `to`, at most `limit` and about
     /// [`PAGE_BYTES`](crate::PAGE_BYTES).
     async fn commit_rows(&self, conn: &mut DB::Connection, after: Place, to: i64, limit: u32) -> Result<CommitRows>;
 
-    /// Snapshots after a place, of streams up to the key `to`, at most `limit`.
+    /// Snapshots after a place, of streams up to the key `to`, at most `limit` and about
+    /// [`PAGE_BYTES`](crate::PAGE_BYTES).
     async fn snapshot_rows(
         &self,
         conn: &mut DB::Connection,
@@ -146,9 +177,3 @@ pub trait InspectTables<DB: Database>: Send + Sync {
         limit: u32,
     ) -> Result<Vec<LeaseColumns>>;
 }
-    /// The stream with this key; `None` if it has no row.
-    async fn stream_of_key(&self, conn: &mut DB::Connection, key: i64) -> Result<Option<StreamColumns>> {
-        let next = self.streams(conn, &StreamChoice::all_after(key.saturating_sub(1)), 1).await?;
-        Ok(next.into_iter().find(|stream| stream.key == key))
-    }
-

@@ -8,7 +8,7 @@ use super::{MySqlStore, classify, text};
 use crate::envelope::Envelope;
 use crate::error::Result;
 use crate::lock::tables::micros;
-use crate::outbox::{DeadLetter, DeadLetterTables, DeadLetters, Failure, Next, OutboxId};
+use crate::outbox::{DeadLetterTables, DeadLetters, DeadPage, Failure, Next, OutboxId};
 use crate::slow_lane::{self, DeadRow, SlowRow};
 
 #[async_trait]
@@ -20,9 +20,9 @@ impl DeadLetterTables<MySql> for MySqlStore {
         }
     }
 
-    async fn dead(&self, conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> Result<Vec<DeadLetter>> {
+    async fn dead(&self, conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> Result<DeadPage> {
         match select_dead(conn, after, limit).await {
-            Ok(rows) => rows.into_iter().map(slow_lane::dead_letter).collect(),
+            Ok(page) => Ok(page),
             Err(error) => Err(classify("reading dead letters", error)),
         }
     }
@@ -79,8 +79,8 @@ async fn note(conn: &mut MySqlConnection, failure: &Failure) -> sqlx::Result<boo
     Ok(noted.rows_affected() > 0)
 }
 
-async fn select_dead(conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> sqlx::Result<Vec<DeadRow>> {
-    sqlx::query(
+async fn select_dead(conn: &mut MySqlConnection, after: OutboxId, limit: u32) -> sqlx::Result<DeadPage> {
+    let rows = sqlx::query(
         "SELECT
             recorded_at,
             stream_id,
@@ -127,8 +127,8 @@ async fn select_dead(conn: &mut MySqlConnection, after: OutboxId, limit: u32) ->
         };
         Ok(DeadRow { message, last_error: row.try_get(10)?, dead_at: row.try_get(11)? })
     })
-    .fetch_all(conn)
-    .await
+    .fetch(conn);
+    slow_lane::dead_page(rows).await
 }
 
 async fn revive(conn: &mut MySqlConnection, which: DeadLetters<'_>) -> sqlx::Result<u64> {

@@ -10,6 +10,7 @@ use super::{MySqlStore, classify, text};
 use crate::error::Result;
 use crate::inspect::tables::{
     CommitRow, CommitRows, InspectTables, LastColumns, LeaseColumns, Place, SnapshotRow, StreamChoice, StreamColumns,
+    snapshot_page,
 };
 use crate::message_store::PAGE_BYTES;
 use crate::row::SnapshotColumns;
@@ -211,7 +212,7 @@ async fn select_snapshots(
     to: i64,
     limit: u32,
 ) -> sqlx::Result<Vec<SnapshotRow>> {
-    sqlx::query(
+    let rows = sqlx::query(
         "SELECT
             n.stream_id,
             n.taken_at,
@@ -240,8 +241,8 @@ async fn select_snapshots(
     .bind(to)
     .bind(limit)
     .try_map(snapshot_row)
-    .fetch_all(conn)
-    .await
+    .fetch(conn);
+    snapshot_page(rows).await
 }
 
 fn snapshot_row(row: MySqlRow) -> sqlx::Result<SnapshotRow> {

@@ -25,7 +25,13 @@ pub(super) async fn stats(conn: &mut MySqlConnection) -> sqlx::Result<OutboxStat
         "SELECT
             fast.messages + slow.messages,
             LEAST(COALESCE(fast.oldest, slow.oldest), COALESCE(slow.oldest, fast.oldest)),
-            TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+            TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)),
+            (
+                SELECT COUNT(*)
+                FROM saga_outbox_message FORCE INDEX (saga_outbox_message_failed)
+                WHERE has_failed = 1
+                    AND dead_at IS NOT NULL
+            )
         FROM (
             SELECT
                 CAST(COALESCE(SUM(message_count), 0) AS SIGNED) AS messages,
@@ -48,6 +54,7 @@ pub(super) async fn stats(conn: &mut MySqlConnection) -> sqlx::Result<OutboxStat
         pending: u64::try_from(pending).unwrap_or_default(),
         oldest: oldest.map(Timestamp::from_micros),
         oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
+        dead_letters: u64::try_from(row.try_get::<i64, _>(3)?).unwrap_or_default(),
     })
 }
 

@@ -7,7 +7,7 @@ use sqlx::{Database, Transaction};
 
 use super::{OutboxId, OutboxRecord};
 use crate::envelope::Envelope;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::timestamp::Timestamp;
 
 /// A message that ran out of attempts. It stays in the outbox, with its own body, until somebody retries or
@@ -28,6 +28,36 @@ impl DeadLetter {
     pub fn new(record: OutboxRecord, last_error: impl Into<String>, dead_at: Timestamp) -> Self {
         Self { record, last_error: last_error.into(), dead_at }
     }
+}
+
+/// A dead letter whose message cannot be read. It can be discarded, or edited; one that is retried as it is holds up its own
+/// stream.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DamagedDeadLetter {
+    /// Its place.
+    pub id: OutboxId,
+    /// The saga's persistence key, or the aggregate type that was given.
+    pub aggregate_type: String,
+    /// The instance id, or the aggregate id that was given.
+    pub aggregate_id: String,
+    /// How often its delivery was tried.
+    pub attempts: u32,
+    /// Why the last attempt failed.
+    pub last_error: String,
+    /// When it ran out of attempts, by the database's clock.
+    pub dead_at: Timestamp,
+    /// Why it cannot be read.
+    pub error: Error,
+}
+
+/// Some dead letters, in delivery order.
+#[derive(Debug, Default)]
+pub struct DeadPage {
+    pub letters: Vec<DeadLetter>,
+    pub damaged: Vec<DamagedDeadLetter>,
+    /// The last row that was looked at.
+    pub end: Option<OutboxId>,
 }
 
 /// Which dead letters are meant.
@@ -71,8 +101,8 @@ pub trait DeadLetterTables<DB: Database>: Send + Sync {
     /// Notes a failure on a row of the slow lane; false if it is not there.
     async fn note_failure(&self, tx: &mut Transaction<'_, DB>, failure: &Failure) -> Result<bool>;
 
-    /// Dead letters after `after`, in delivery order, at most `limit`.
-    async fn dead(&self, conn: &mut DB::Connection, after: OutboxId, limit: u32) -> Result<Vec<DeadLetter>>;
+    /// Dead letters after `after`, in delivery order, at most `limit`; fewer if they are large.
+    async fn dead(&self, conn: &mut DB::Connection, after: OutboxId, limit: u32) -> Result<DeadPage>;
 
     /// Makes dead letters due again as if they had never been tried; says how many.
     async fn revive(&self, tx: &mut Transaction<'_, DB>, which: DeadLetters<'_>) -> Result<u64>;

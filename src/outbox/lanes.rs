@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 
-use super::dead_letter::{DeadLetter, DeadLetterTables, DeadLetters, Failure};
+use super::dead_letter::{DamagedDeadLetter, DeadLetter, DeadLetterTables, DeadLetters, Failure};
 use super::find::{Found, WaitingPage, find};
 use super::subscription::{self, LockRelease, SUBS_EXPIRATION_AFTER, Subscribed, Subscription};
 use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag};
@@ -206,7 +206,30 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         after: Option<OutboxId>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>> {
-        self.dead(conn, after.unwrap_or(OutboxId::START), limit).await
+        let mut after = after.unwrap_or(OutboxId::START);
+        loop {
+            let page = self.dead(conn, after, limit).await?;
+            match page.end {
+                Some(end) if page.letters.is_empty() => after = end,
+                _ => return Ok(page.letters),
+            }
+        }
+    }
+
+    async fn damaged_dead_letters(
+        &self,
+        conn: &mut DB::Connection,
+        after: Option<OutboxId>,
+        limit: u32,
+    ) -> Result<Vec<DamagedDeadLetter>> {
+        let mut after = after.unwrap_or(OutboxId::START);
+        loop {
+            let page = self.dead(conn, after, limit).await?;
+            match page.end {
+                Some(end) if page.damaged.is_empty() => after = end,
+                _ => return Ok(page.damaged),
+            }
+        }
     }
 
     async fn retry_dead_letters(&self, tx: &mut Transaction<'_, DB>, which: DeadLetters<'_>) -> Result<u64> {

@@ -6,30 +6,29 @@
 //! of its messages were acknowledged. Reading merges the two.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::{Database, Transaction};
 
 use crate::envelope::{self, Envelope, MAX_LABEL_BYTES};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::{MAX_INSTANCE_ID_BYTES, check_name};
 use crate::lock::ClientId;
 use crate::saga::SagaStream;
-use crate::timeout::TIMEOUT_INDEX_BASE;
 use crate::timestamp::Timestamp;
 
 mod dead_letter;
 mod find;
+mod id;
 mod lanes;
 mod stats;
 pub(crate) mod subscription;
 
-pub use dead_letter::{DeadLetter, DeadLetters};
-pub(crate) use dead_letter::{DeadLetterTables, Failure, Next};
+pub use dead_letter::{DamagedDeadLetter, DeadLetter, DeadLetters};
+pub(crate) use dead_letter::{DeadLetterTables, DeadPage, Failure, Next};
 pub(crate) use find::{Damage, Found, OrderKey, WaitingPage, find};
+pub use id::OutboxId;
 pub(crate) use lanes::{LeftOver, Marked, MarkedPage, OutboxTables, Selection, settle};
 pub use stats::{OutboxStats, PartitionLag};
 pub use subscription::{
@@ -39,33 +38,6 @@ pub use subscription::{
 /// Into how many partitions dispatchers can divide the outbox. All records of one stream are in
 /// one partition.
 pub const OUTBOX_PARTITIONS: i64 = 64;
-
-/// Identity and place of a record in the outbox. Ordered as records are delivered: oldest first, and
-/// within a stream in the order in which they were recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OutboxId {
-    pub(crate) recorded_at: i64,
-    pub(crate) stream: i64,
-    pub(crate) commit_number: i64,
-    pub(crate) index: i64,
-    pub(crate) row: i64,
-}
-
-impl OutboxId {
-    /// Before every record.
-    pub(crate) const START: Self =
-        Self { recorded_at: i64::MIN, stream: i64::MIN, commit_number: i64::MIN, index: i64::MIN, row: i64::MIN };
-
-    /// It is of a message that a commit holds, or held; no row of its own, and no timeout.
-    pub(crate) fn is_of_commit(&self) -> bool {
-        self.row == 0 && self.index < TIMEOUT_INDEX_BASE
-    }
-
-    /// The commit whose message it is.
-    pub(crate) fn commit(&self) -> Self {
-        Self { index: 0, ..*self }
-    }
-}
 
 /// A record in the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -259,7 +231,8 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
     /// The database's.
     async fn unsubscribe(&self, conn: &mut DB::Connection, subscription: &Subscription) -> Result<bool>;
 
-    /// Dead letters after `after`, in delivery order; at most `limit`.
+    /// Dead letters after `after`, in delivery order; at most `limit`, fewer if they are large, and none at the end. Those that
+    /// cannot be read are [elsewhere](Self::damaged_dead_letters).
     ///
     /// # Errors
     /// The database's.
@@ -269,6 +242,18 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
         after: Option<OutboxId>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>>;
+
+    /// Dead letters after `after` that cannot be read, in delivery order; at most `limit`, and none at the end. Reads all dead
+    /// letters on the way to them.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn damaged_dead_letters(
+        &self,
+        conn: &mut DB::Connection,
+        after: Option<OutboxId>,
+        limit: u32,
+    ) -> Result<Vec<DamagedDeadLetter>>;
 
     /// Lets dead letters be delivered again, with all their attempts. Says how many.
     ///
@@ -332,41 +317,10 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
     }
 }
 
-impl fmt::Display for OutboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}:{}:{}", self.recorded_at, self.stream, self.commit_number, self.index, self.row)
-    }
-}
-
-impl FromStr for OutboxId {
-    type Err = Error;
-
-    /// Reads what was printed.
-    fn from_str(text: &str) -> Result<Self> {
-        let invalid = || Error::invalid("id of an outbox record", format!("{text:?} is not one"));
-        let parts: Result<Vec<i64>, _> = text.split(':').map(str::parse).collect();
-        match parts.map_err(|_| invalid())?.as_slice() {
-            &[recorded_at, stream, commit_number, index, row] => {
-                Ok(Self { recorded_at, stream, commit_number, index, row })
-            }
-            _ => Err(invalid()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::MessageKind;
-
-    #[test]
-    fn ids_are_read_as_they_are_printed() {
-        let id = OutboxId { recorded_at: -1, stream: 2, commit_number: 3, index: 0, row: i64::MAX };
-        assert_eq!(id.to_string().parse::<OutboxId>().expect("an id"), id);
-        for bad in ["", "1:2:3:4", "1:2:3:4:5:6", "1:2:3:4:x"] {
-            assert!(bad.parse::<OutboxId>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn headers_carry_identity_causes_type_and_time_and_keep_the_callers_own() {

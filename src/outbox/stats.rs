@@ -14,6 +14,8 @@ pub struct OutboxStats {
     pub oldest: Option<Timestamp>,
     /// How long ago that was, by the database's clock.
     pub oldest_age: Option<Duration>,
+    /// Dead letters, damaged ones too; they are not among those that wait.
+    pub dead_letters: u64,
 }
 
 /// How far the relaying of one partition is behind.

@@ -25,7 +25,13 @@ pub(super) async fn stats(conn: &mut PgConnection) -> sqlx::Result<OutboxStats> 
         "SELECT
             (fast.messages + slow.messages)::bigint,
             LEAST(fast.oldest, slow.oldest),
-            (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint
+            (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint,
+            (
+                SELECT COUNT(*)
+                FROM saga_outbox_message
+                WHERE attempts > 0
+                    AND dead_at IS NOT NULL
+            )
         FROM (
             SELECT
                 COALESCE(SUM(message_count), 0) AS messages,
@@ -47,6 +53,7 @@ pub(super) async fn stats(conn: &mut PgConnection) -> sqlx::Result<OutboxStats> 
         pending: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default(),
         oldest: oldest.map(Timestamp::from_micros),
         oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
+        dead_letters: u64::try_from(row.try_get::<i64, _>(3)?).unwrap_or_default(),
     })
 }
 

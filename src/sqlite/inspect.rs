@@ -10,6 +10,7 @@ use super::{SqliteStore, explain};
 use crate::error::Result;
 use crate::inspect::tables::{
     CommitRow, CommitRows, InspectTables, LastColumns, LeaseColumns, Place, SnapshotRow, StreamChoice, StreamColumns,
+    snapshot_page,
 };
 use crate::message_store::PAGE_BYTES;
 use crate::row::SnapshotColumns;
@@ -204,7 +205,7 @@ async fn select_snapshots(
     to: i64,
     limit: u32,
 ) -> sqlx::Result<Vec<SnapshotRow>> {
-    sqlx::query(
+    let rows = sqlx::query(
         "SELECT
             n.stream_id,
             n.taken_at,
@@ -232,8 +233,8 @@ async fn select_snapshots(
     .bind(to)
     .bind(limit)
     .try_map(snapshot_row)
-    .fetch_all(conn)
-    .await
+    .fetch(conn);
+    snapshot_page(rows).await
 }
 
 fn snapshot_row(row: SqliteRow) -> sqlx::Result<SnapshotRow> {

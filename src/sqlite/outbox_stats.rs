@@ -25,7 +25,13 @@ pub(super) async fn stats(conn: &mut SqliteConnection) -> sqlx::Result<OutboxSta
         "SELECT
             fast.messages + slow.messages,
             MIN(COALESCE(fast.oldest, slow.oldest), COALESCE(slow.oldest, fast.oldest)),
-            CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER)
+            CAST(ROUND(unixepoch('subsec') * 1000000) AS INTEGER),
+            (
+                SELECT COUNT(*)
+                FROM saga_outbox_message
+                WHERE attempts > 0
+                    AND dead_at IS NOT NULL
+            )
         FROM (
             SELECT
                 COALESCE(SUM(message_count), 0) AS messages,
@@ -48,6 +54,7 @@ pub(super) async fn stats(conn: &mut SqliteConnection) -> sqlx::Result<OutboxSta
         pending: row.try_get(0)?,
         oldest: oldest.map(Timestamp::from_micros),
         oldest_age: oldest.map(|oldest| Duration::from_micros(u64::try_from(now - oldest).unwrap_or_default())),
+        dead_letters: u64::try_from(row.try_get::<i64, _>(3)?).unwrap_or_default(),
     })
 }
 

@@ -150,6 +150,15 @@ pub(crate) async fn dead_letters<DB: Site>() -> anyhow::Result<()> {
         fine(url, &["outbox", "dead-letters", "retry", "--saga", "account", "--instance", "7", "--yes", "--json"])?;
     ensure!(done.objects()[0]["retried"] == 2, "{done:?}");
     ensure!(letters()?.is_empty() && fine(url, &["outbox", "--json"])?.objects()[0]["pending"] == 6);
+
+    DB::execute(&pool, die).await?;
+    DB::execute(&pool, "UPDATE saga_outbox_message SET contents = 'x'").await?;
+    let damaged = letters()?;
+    ensure!(damaged.len() == 2 && damaged[0]["damaged"].is_string() && damaged[0]["type"].is_null(), "{damaged:?}");
+    ensure!(fine(url, &["outbox", "dead-letters", "list"])?.out.contains("damaged"));
+    let id = damaged[0]["id"].as_str().unwrap();
+    fine(url, &["outbox", "dead-letters", "discard", "--id", id, "--yes"])?;
+    ensure!(letters()?.len() == 1);
     pool.close().await;
     DB::remove(place).await
 }

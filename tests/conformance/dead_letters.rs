@@ -9,12 +9,14 @@ use sagastore::dispatcher::Dispatcher;
 use sagastore::{DeadLetter, DeadLetters, NewOutboxRecord, OutboxRepository, Result, Timestamp};
 use sqlx::Transaction;
 
-use crate::harness::sample::{Counter, added, event, numbers};
+use crate::harness::sample::{Counter, added, event, event_of, numbers};
 use crate::harness::{Clause, Kind, Sent, Subject, TestDb, amount, attempts, clauses, quick};
 
 clauses! {
     a_message_that_fails_holds_up_its_stream_and_no_other,
     dead_letters_are_listed_in_delivery_order,
+    a_damaged_one_hides_no_other,
+    large_ones_are_listed_a_few_at_a_time,
     a_whole_stream_or_all_are_retried,
     what_is_discarded_lets_the_rest_pass,
     an_edited_message_is_delivered_in_its_place,
@@ -122,6 +124,48 @@ async fn dead_letters_are_listed_in_delivery_order<DB: Subject>(db: TestDb<DB>) 
         paged.extend(page);
     }
     assert_eq!(paged, all);
+    Ok(())
+}
+
+async fn a_damaged_one_hides_no_other<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_damage();
+    let fixture = three(db).await?;
+    let spoilt = "UPDATE saga_outbox_message SET contents = 'x' WHERE dead_at IS NOT NULL AND aggregate_id <> 'b'";
+    assert_eq!(fixture.db.sql(spoilt).await?, 2);
+    let (store, mut conn) = (fixture.db.store(), fixture.db.conn().await?);
+    for limit in [1, 2, 100] {
+        let letters = store.dead_letters(&mut conn, None, limit).await?;
+        assert_eq!(letters.iter().map(|letter| &*letter.record.aggregate_id).collect::<Vec<_>>(), ["b"]);
+        ensure!(store.dead_letters(&mut conn, Some(letters[0].record.id), limit).await?.is_empty());
+    }
+    let first = store.damaged_dead_letters(&mut conn, None, 1).await?;
+    let rest = store.damaged_dead_letters(&mut conn, Some(first[0].id), 1).await?;
+    for (letter, of) in [(&first[0], "a"), (&rest[0], "c")] {
+        assert_eq!((&*letter.aggregate_type, &*letter.aggregate_id, letter.attempts), ("counter", of, 1));
+        ensure!(letter.last_error.contains("poison") && matches!(letter.error, sagastore::Error::Corrupt { .. }));
+    }
+    assert_eq!(store.stats(&mut conn).await?.dead_letters, 3);
+    drop(conn);
+    let one = DeadLetters::One(rest[0].id);
+    assert_eq!(fixture.change(async |tx| store.discard_dead_letters(tx, one).await).await?, 1);
+    assert_eq!(store.stats(&mut *fixture.db.conn().await?).await?.dead_letters, 2);
+    Ok(())
+}
+
+async fn large_ones_are_listed_a_few_at_a_time<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const BYTES: usize = 3 * 1024 * 1024;
+    for _ in 0..5 {
+        db.save_records(&[NewOutboxRecord::new("account", "1", event_of("text/plain", vec![b'x'; BYTES]))]).await?;
+    }
+    db.sql("UPDATE saga_outbox_message SET attempts = 1, dead_at = 1").await?;
+    let (mut conn, mut after, mut pages) = (db.conn().await?, None, Vec::new());
+    loop {
+        let page = db.store().dead_letters(&mut conn, after, 100).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.record.id);
+        pages.push(page.len());
+    }
+    assert_eq!(pages, [3, 2], "as much as fits into a page, and what made it full");
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! The verbs `outbox dead-letters`.
 
-use sagastore::{Backend, DeadLetter, DeadLetters, MessageStore, OutboxId, OutboxRepository};
+use sagastore::{
+    Backend, DamagedDeadLetter, DeadLetter, DeadLetters, MessageId, MessageStore, OutboxId, OutboxRepository, Timestamp,
+};
 use serde_json::json;
 use sqlx::Pool;
 
@@ -24,64 +26,107 @@ pub(crate) async fn run(connected: &Connected, verb: &arguments::DeadLetters, ou
     })
 }
 
-/// How many there are.
-pub(crate) async fn count<DB: Backend>(store: &DB::Store, conn: &mut DB::Connection) -> Result<u64, Failure> {
-    let (mut after, mut counted) = (None, 0_u64);
-    loop {
-        let page = store.dead_letters(conn, after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(counted) };
-        after = Some(last.record.id);
-        counted = counted.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX));
-    }
-}
-
 async fn list<DB: Backend>(pool: &Pool<DB>, output: &mut Output) -> Outcome {
     let store = DB::Store::default();
     let mut conn = pool.acquire().await.map_err(|error| refused::<DB>(&store, error))?;
-    let mut after = None;
+    let (mut after, mut first) = (None, true);
     loop {
         let page = store.dead_letters(&mut conn, after, PAGE).await?;
         let Some(last) = page.last() else { break };
-        print(&page, after.is_none(), output)?;
         after = Some(last.record.id);
+        print(&page.iter().map(Line::of).collect::<Vec<_>>(), std::mem::take(&mut first), output)?;
+    }
+    after = None;
+    loop {
+        let page = store.damaged_dead_letters(&mut conn, after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        print(&page.iter().map(Line::of_damaged).collect::<Vec<_>>(), std::mem::take(&mut first), output)?;
     }
     output.flush()?;
     Ok(Verdict::Fine)
 }
 
-fn print(page: &[DeadLetter], first: bool, output: &mut Output) -> std::io::Result<()> {
+/// What is told of a dead letter.
+struct Line<'a> {
+    id: OutboxId,
+    dead_at: Timestamp,
+    attempts: u32,
+    saga: &'a str,
+    instance: &'a str,
+    /// Its type and id, or what is wrong with it.
+    message: Result<(&'a str, MessageId), String>,
+    last_error: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn of(letter: &'a DeadLetter) -> Self {
+        let record = &letter.record;
+        Self {
+            id: record.id,
+            dead_at: letter.dead_at,
+            attempts: record.attempts,
+            saga: &record.aggregate_type,
+            instance: &record.aggregate_id,
+            message: Ok((record.event_type(), record.envelope.message_id)),
+            last_error: &letter.last_error,
+        }
+    }
+
+    fn of_damaged(letter: &'a DamagedDeadLetter) -> Self {
+        Self {
+            id: letter.id,
+            dead_at: letter.dead_at,
+            attempts: letter.attempts,
+            saga: &letter.aggregate_type,
+            instance: &letter.aggregate_id,
+            message: Err(letter.error.to_string()),
+            last_error: &letter.last_error,
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let (kind, message, error) = match &self.message {
+            Ok((kind, id)) => (plain(kind), id.to_string(), self.last_error),
+            Err(damage) => ("damaged".to_owned(), "-".to_owned(), damage.as_str()),
+        };
+        vec![
+            self.id.to_string(),
+            self.dead_at.to_string(),
+            self.attempts.to_string(),
+            plain(self.saga),
+            plain(self.instance),
+            kind,
+            message,
+            plain(error).chars().take(ERROR_CHARACTERS).collect(),
+        ]
+    }
+
+    fn object(&self) -> serde_json::Value {
+        let (message, damage) = (self.message.as_ref().ok(), self.message.as_ref().err());
+        json!({
+            "id": self.id.to_string(),
+            "dead_at": self.dead_at.to_string(),
+            "attempts": self.attempts,
+            "saga": self.saga,
+            "instance": self.instance,
+            "type": message.map(|(kind, _)| kind),
+            "message_id": message.map(|(_, id)| id),
+            "last_error": self.last_error,
+            "damaged": damage,
+        })
+    }
+}
+
+fn print(page: &[Line<'_>], first: bool, output: &mut Output) -> std::io::Result<()> {
     if output.is_json() {
-        return page.iter().try_for_each(|letter| output.object(&object(letter)));
+        return page.iter().try_for_each(|letter| output.object(&letter.object()));
     }
     let titles = ["ID", "DEAD SINCE", "ATTEMPTS", "SAGA", "INSTANCE", "TYPE", "MESSAGE", "ERROR"];
     let mut rows: Vec<Vec<String>> = Vec::new();
     rows.extend(first.then(|| titles.map(str::to_owned).into()));
-    rows.extend(page.iter().map(|letter| {
-        vec![
-            letter.record.id.to_string(),
-            letter.dead_at.to_string(),
-            letter.record.attempts.to_string(),
-            plain(&letter.record.aggregate_type),
-            plain(&letter.record.aggregate_id),
-            plain(letter.record.event_type()),
-            letter.record.envelope.message_id.to_string(),
-            plain(&letter.last_error).chars().take(ERROR_CHARACTERS).collect(),
-        ]
-    }));
+    rows.extend(page.iter().map(Line::cells));
     output.table(&rows)
-}
-
-fn object(letter: &DeadLetter) -> serde_json::Value {
-    json!({
-        "id": letter.record.id.to_string(),
-        "dead_at": letter.dead_at.to_string(),
-        "attempts": letter.record.attempts,
-        "saga": letter.record.aggregate_type,
-        "instance": letter.record.aggregate_id,
-        "type": letter.record.event_type(),
-        "message_id": letter.record.envelope.message_id,
-        "last_error": letter.last_error,
-    })
 }
 
 async fn settle<DB: Backend>(pool: &Pool<DB>, chosen: &Chosen, retry: bool, output: &mut Output) -> Outcome {

@@ -5,7 +5,6 @@ use serde_json::json;
 use sqlx::Pool;
 
 use crate::connect::{Connected, with_pool};
-use crate::dead_letters;
 use crate::output::{Output, age};
 use crate::verdict::{Failure, Outcome, Verdict};
 
@@ -22,21 +21,20 @@ async fn tell<DB: Backend>(pool: &Pool<DB>, output: &mut Output) -> Outcome {
     let mut conn = pool.acquire().await.map_err(|error| refused::<DB>(&store, error))?;
     let stats = store.stats(&mut conn).await?;
     let lag = store.lag(&mut conn).await?;
-    let dead = dead_letters::count::<DB>(&store, &mut conn).await?;
     let timeouts = store.timeout_stats(&mut conn).await?;
     if output.is_json() {
         output.object(&json!({
             "pending": stats.pending,
             "oldest": stats.oldest.map(|oldest| oldest.to_string()),
             "oldest_age_seconds": stats.oldest_age.map(|age| age.as_secs_f64()),
-            "dead_letters": dead,
+            "dead_letters": stats.dead_letters,
             "timeouts": timeouts.pending,
             "timeouts_overdue": timeouts.overdue,
             "first_timeout_due": timeouts.first_due.map(|due| due.to_string()),
             "partitions": lag.iter().map(partition).collect::<Vec<_>>(),
         }))?;
     } else {
-        print(&stats, dead, &timeouts, &lag, output)?;
+        print(&stats, &timeouts, &lag, output)?;
     }
     output.flush()?;
     Ok(Verdict::Fine)
@@ -52,7 +50,6 @@ fn partition(lag: &PartitionLag) -> serde_json::Value {
 
 fn print(
     stats: &OutboxStats,
-    dead: u64,
     timeouts: &TimeoutStats,
     lag: &[PartitionLag],
     output: &mut Output,
@@ -61,7 +58,7 @@ fn print(
     if let (Some(oldest), Some(span)) = (stats.oldest, stats.oldest_age) {
         output.line(format_args!("the oldest:          {oldest}, {} ago", age(span)))?;
     }
-    output.line(format_args!("dead letters:        {dead}"))?;
+    output.line(format_args!("dead letters:        {}", stats.dead_letters))?;
     output.line(format_args!("timeouts that wait:  {}, {} of them overdue", timeouts.pending, timeouts.overdue))?;
     if lag.is_empty() {
         return Ok(());

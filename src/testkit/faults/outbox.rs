@@ -32,8 +32,8 @@ macro_rules! faulty_outbox {
             use $crate::error::Result;
             use $crate::lock::ClientId;
             use $crate::outbox::{
-                DeadLetter, DeadLetters, LockRelease, NewOutboxRecord, OutboxId, OutboxRecord, OutboxRepository,
-                OutboxStats, PartitionLag, Subscribed, Subscription,
+                DamagedDeadLetter, DeadLetter, DeadLetters, LockRelease, NewOutboxRecord, OutboxId, OutboxRecord,
+                OutboxRepository, OutboxStats, PartitionLag, Subscribed, Subscription,
             };
             use $crate::testkit::FaultyOutbox;
             use $crate::testkit::Verb;
@@ -113,6 +113,16 @@ macro_rules! faulty_outbox {
                     limit: u32,
                 ) -> Result<Vec<DeadLetter>> {
                     self.faults.around(Verb::DeadLetters, self.inner.dead_letters(conn, after, limit)).await
+                }
+
+                async fn damaged_dead_letters(
+                    &self,
+                    conn: &mut <$db as Database>::Connection,
+                    after: Option<OutboxId>,
+                    limit: u32,
+                ) -> Result<Vec<DamagedDeadLetter>> {
+                    let call = self.inner.damaged_dead_letters(conn, after, limit);
+                    self.faults.around(Verb::DamagedDeadLetters, call).await
                 }
 
                 async fn retry_dead_letters(

@@ -41,6 +41,7 @@ pub enum Verb {
     UpdateSubscription,
     Unsubscribe,
     DeadLetters,
+    DamagedDeadLetters,
     RetryDeadLetters,
     DiscardDeadLetters,
     EditAndRetryDeadLetter,

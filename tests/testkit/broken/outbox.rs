@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use sagastore::lock::ClientId;
 use sagastore::{
-    BatchCallback, DeadLetter, DeadLetters, Envelope, LockRelease, NewOutboxRecord, OutboxId, OutboxRecord,
-    OutboxRepository, OutboxStats, PartitionLag, Result, Subscribed, Subscription,
+    BatchCallback, DamagedDeadLetter, DeadLetter, DeadLetters, Envelope, LockRelease, NewOutboxRecord, OutboxId,
+    OutboxRecord, OutboxRepository, OutboxStats, PartitionLag, Result, Subscribed, Subscription,
 };
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
@@ -104,6 +104,15 @@ impl OutboxRepository<Sqlite> for Broken {
         limit: u32,
     ) -> Result<Vec<DeadLetter>> {
         self.inner.dead_letters(conn, after, limit).await
+    }
+
+    async fn damaged_dead_letters(
+        &self,
+        conn: &mut SqliteConnection,
+        after: Option<OutboxId>,
+        limit: u32,
+    ) -> Result<Vec<DamagedDeadLetter>> {
+        self.inner.damaged_dead_letters(conn, after, limit).await
     }
 
     async fn retry_dead_letters(&self, tx: &mut Transaction<'_, Sqlite>, which: DeadLetters<'_>) -> Result<u64> {
