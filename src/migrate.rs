@@ -73,7 +73,8 @@ pub async fn check_schema<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
     }
 }
 
-/// Removes all tables of this crate with all their data, and nothing else. Doing it twice is harmless.
+/// Removes all tables of this crate with all their data, and nothing else. Doing it twice is harmless, unless the search path
+/// of PostgreSQL leads to the tables of a second installation: each call removes those that it comes to first.
 ///
 /// # Errors
 /// The database's.

@@ -34,9 +34,18 @@ impl Schema for Postgres {
         epoch::rebase_if_restored(conn).await
     }
 
+    /// The search path may lead to several installations: none but the first is touched, also if tables of it are missing.
     async fn drop_all(conn: &mut PgConnection) -> Result<()> {
         let doing = "dropping the schema";
         let mut tx = conn.begin().await.map_err(|error| classify(doing, error))?;
+        let narrowed = sqlx::query(
+            "SELECT set_config('search_path', quote_ident(n.nspname), TRUE)
+            FROM pg_class AS c
+            JOIN pg_namespace AS n
+                ON n.oid = c.relnamespace
+            WHERE c.oid = to_regclass('saga_migrations')",
+        );
+        narrowed.execute(&mut *tx).await.map_err(|error| classify(doing, error))?;
         let dropped = sqlx::raw_sql(
             "DROP VIEW IF EXISTS saga_event;
             DROP FUNCTION IF EXISTS saga_commit_events(text, bytea);

@@ -31,6 +31,7 @@ clauses! {
     a_changed_or_unreadable_migration_is_refused,
     a_failed_migration_can_be_repeated_once_its_cause_is_gone,
     dropping_removes_what_migrating_made_and_nothing_else: BASIC,
+    dropping_leaves_a_second_installation_on_the_search_path_alone: POSTGRES,
     a_migration_that_is_dropped_at_any_step_spoils_no_connection: SERVERS,
 }
 
@@ -364,6 +365,36 @@ async fn dropping_removes_what_migrating_made_and_nothing_else<DB: Subject>(db: 
     }
     drop_schema(db.pool()).await?;
     assert_eq!(db.count("SELECT COUNT(*) FROM saga_of_the_application WHERE note = 'kept'").await?, 1);
+    Ok(())
+}
+
+/// A pool on whose connections this was run.
+async fn pool_after<DB: Subject>(db: &TestDb<DB>, sql: String) -> anyhow::Result<Pool<DB>> {
+    let options = PoolOptions::new().max_connections(1).after_connect(move |conn, _| {
+        let sql = sql.clone();
+        Box::pin(
+            async move { DB::run_prepared(conn, sql).await.map_err(|error| sqlx::Error::Configuration(error.into())) },
+        )
+    });
+    Ok(options.connect_with((*db.pool().connect_options()).clone()).await?)
+}
+
+/// Tables that the one lacked were dropped of the other.
+async fn dropping_leaves_a_second_installation_on_the_search_path_alone<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let other = format!("other_{}", uuid::Uuid::now_v7().simple());
+    db.sql(format!("CREATE SCHEMA {other}")).await?;
+    let alone = pool_after(&db, format!("SELECT set_config('search_path', '{other}', FALSE)")).await?;
+    assert!(matches!(migrate(&alone).await?, Migrated::Applied { from: 0, .. }));
+    alone.close().await;
+    db.sql(format!("DROP TABLE {other}.saga_inbox")).await?;
+    let before = schema(&db).await?;
+    let path = format!("SELECT set_config('search_path', '{other},' || current_setting('search_path'), FALSE)");
+    let both = pool_after(&db, path).await?;
+    drop_schema(&both).await?;
+    both.close().await;
+    assert_eq!(schema(&db).await?, before);
+    assert_eq!(db.count(&format!("SELECT COUNT(*) FROM pg_tables WHERE schemaname = '{other}'")).await?, 0);
+    db.sql(format!("DROP SCHEMA {other}")).await?;
     Ok(())
 }
 
