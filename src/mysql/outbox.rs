@@ -85,7 +85,7 @@ impl OutboxTables<MySql> for MySqlStore {
     async fn insert_new(&self, tx: &mut Transaction<'_, MySql>, record: &NewOutboxRecord) -> Result<()> {
         let doing = "saving a record in the outbox";
         let contents = slow_lane::contents(&record.envelope)?;
-        self.check_write(tx, contents.len().saturating_add(record.envelope.payload.len())).await?;
+        self.check_row(tx, contents.len().saturating_add(record.envelope.payload.len())).await?;
         let partition = record.partition();
         let recorded_at = next_time(tx, partition).await.map_err(|error| classify(doing, error))?;
         let message = LeftOver {

@@ -28,7 +28,7 @@ impl ParkingTables<MySql> for MySqlStore {
 
     async fn park(&self, tx: &mut Transaction<'_, MySql>, parked: NewParked<'_>) -> Result<()> {
         let contents = slow_lane::contents(parked.message)?;
-        self.check_write(tx, contents.len().saturating_add(parked.message.payload.len())).await?;
+        self.check_row(tx, contents.len().saturating_add(parked.message.payload.len())).await?;
         match insert(tx, parked, &contents).await {
             Ok(()) => Ok(()),
             Err(error) => Err(classify("parking a message", error)),

@@ -10,7 +10,7 @@ use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses};
 
 clauses! {
     messages_for_nobody_are_passed_over_or_are_an_error: BASIC,
-    what_is_done_about_a_missing_instance_is_done_once_with_the_transaction: BASIC,
+    what_is_done_about_a_missing_instance_is_done_once_with_the_transaction: BASIC_AND_ORDERED,
     who_fails_to_deal_with_a_missing_instance_leaves_nothing,
     what_was_done_in_a_transaction_that_the_database_has_given_up_is_not_told_as_done: BASIC,
 }

@@ -14,9 +14,9 @@ use crate::harness::booking::{Booking, book, call, close, fragile, number_key, r
 use crate::harness::{Clause, Subject, TestDb, assert_error, clauses};
 
 clauses! {
-    a_message_that_keeps_failing_is_parked_with_its_error: BASIC,
-    later_messages_of_the_instance_wait_behind_and_others_go_on: BASIC,
-    retrying_handles_what_is_parked_in_order: BASIC,
+    a_message_that_keeps_failing_is_parked_with_its_error: BASIC_AND_ORDERED,
+    later_messages_of_the_instance_wait_behind_and_others_go_on: BASIC_AND_ORDERED,
+    retrying_handles_what_is_parked_in_order: BASIC_AND_ORDERED,
     retrying_stops_at_the_first_that_fails_again: BASIC,
     a_parked_message_that_the_saga_knows_no_more_stays_parked: BASIC,
     a_discarded_message_is_never_handled_and_those_behind_move_up: BASIC,

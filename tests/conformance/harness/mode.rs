@@ -88,6 +88,16 @@ pub(crate) const EVERYWHERE: &[Mode] =
 /// In every mode, also without prepared statements.
 pub(crate) const BASIC: &[Mode] =
     &[Mode::SqliteFile, Mode::SqliteMemory, Mode::SqliteParts, Mode::Postgres, Mode::PostgresUnprepared, Mode::Mysql];
+/// As the one before, and with a global order where that is an option.
+pub(crate) const BASIC_AND_ORDERED: &[Mode] = &[
+    Mode::SqliteFile,
+    Mode::SqliteMemory,
+    Mode::SqliteParts,
+    Mode::Postgres,
+    Mode::PostgresUnprepared,
+    Mode::Mysql,
+    Mode::MysqlOrdered,
+];
 /// Not in memory, where there is one connection only.
 pub(crate) const SEVERAL_CONNECTIONS: &[Mode] = &[Mode::SqliteFile, Mode::SqliteParts, Mode::Postgres, Mode::Mysql];
 /// On servers.
