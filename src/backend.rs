@@ -4,6 +4,7 @@ use sqlx::Database;
 use sqlx::migrate::Migrate;
 
 use crate::check::tables::CheckTables;
+use crate::error::Judge;
 use crate::global_order::GloballyOrderedStore;
 use crate::handler::ParkingTables;
 use crate::inbox::InboxTables;
@@ -15,7 +16,7 @@ use crate::timeout::TimeoutTables;
 
 /// A database with a built-in store: `sqlx::Sqlite`, `sqlx::Postgres`, `sqlx::MySql`, each behind the
 /// feature of its name. The caller's pool chooses.
-pub trait Backend: Database<Connection: Migrate> + schema::Schema {
+pub trait Backend: Database<Connection: Migrate> + schema::Schema + Judge {
     /// The built-in store: streams, snapshots, outbox, inboxes, correlation keys, parked messages, global order and leases in one.
     type Store: Default
         + GloballyOrderedStore<Self>

@@ -1,48 +1,60 @@
 //! What drivers report, as errors of this crate.
 
+use sqlx::error::DatabaseError;
+
 use super::{Cause, Error};
 
 /// The kinds that a database tells apart by its codes; each backend maps its codes to these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(feature = "postgres", feature = "mysql")),
-    expect(dead_code, reason = "SQLite has no codes for some of them")
-)]
-pub(crate) enum Fault {
+pub enum Fault {
     SchemaMissing,
     Contention,
     Timeout,
+    PoolTimeout,
+    Closed,
     Disconnected,
     Denied,
     Other,
 }
 
-/// Turns a driver's error into ours. `by_code` judges what the server itself answered.
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub(crate) fn from_driver(
-    doing: &'static str,
-    error: sqlx::Error,
-    by_code: impl FnOnce(&(dyn sqlx::error::DatabaseError + 'static)) -> Fault,
-) -> Error {
-    let fault = match &error {
-        sqlx::Error::PoolTimedOut => return Error::PoolTimeout { doing },
-        sqlx::Error::PoolClosed => return Error::Closed { doing },
-        sqlx::Error::Database(answer) => by_code(answer.as_ref()),
-        // A server that dies while it is asked for TLS is a violation of the protocol to sqlx, not an end of the
-        // connection. The statements of this crate being what they are, all others are a connection that is of no use, too.
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => Fault::Disconnected,
-        sqlx::Error::Tls(_) => Fault::Denied,
-        _ => Fault::Other,
-    };
-    let source = Cause::from(error);
-    match fault {
-        Fault::SchemaMissing => Error::SchemaMissing { doing },
-        Fault::Contention => Error::Contention { doing, source },
-        Fault::Timeout => Error::Timeout { doing, source },
-        Fault::Disconnected => Error::Disconnected { doing, source },
-        Fault::Denied => Error::Denied { doing, source },
-        Fault::Other => Error::Storage { doing, source },
+/// Kept from the public: judges what the server itself answered.
+pub trait Judge {
+    fn judge(answer: &(dyn DatabaseError + 'static)) -> Fault;
+}
+
+impl Fault {
+    pub(crate) fn of<DB: Judge>(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::PoolTimedOut => Self::PoolTimeout,
+            sqlx::Error::PoolClosed => Self::Closed,
+            sqlx::Error::Database(answer) => DB::judge(answer.as_ref()),
+            // A server that dies while it is asked for TLS is a violation of the protocol to sqlx, not an end of the
+            // connection. The statements of this crate being what they are, all others are a connection that is of no use, too.
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => Self::Disconnected,
+            sqlx::Error::Tls(_) => Self::Denied,
+            _ => Self::Other,
+        }
     }
+
+    /// As an error that happened while `doing`.
+    pub(crate) fn error(self, doing: &'static str, source: Cause) -> Error {
+        match self {
+            Self::SchemaMissing => Error::SchemaMissing { doing },
+            Self::Contention => Error::Contention { doing, source },
+            Self::Timeout => Error::Timeout { doing, source },
+            Self::PoolTimeout => Error::PoolTimeout { doing },
+            Self::Closed => Error::Closed { doing },
+            Self::Disconnected => Error::Disconnected { doing, source },
+            Self::Denied => Error::Denied { doing, source },
+            Self::Other => Error::Storage { doing, source },
+        }
+    }
+}
+
+/// Turns a driver's error into ours.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) fn from_driver<DB: Judge>(doing: &'static str, error: sqlx::Error) -> Error {
+    Fault::of::<DB>(&error).error(doing, error.into())
 }
 
 #[cfg(all(test, feature = "postgres", feature = "json"))]

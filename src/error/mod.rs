@@ -10,7 +10,8 @@ use crate::ids::{InstanceId, MessageId, Offset};
 use crate::lock::FencingToken;
 use crate::stream_name::StreamName;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub(crate) use driver::{Fault, from_driver};
+pub(crate) use driver::from_driver;
+pub(crate) use driver::{Fault, Judge};
 
 /// What most calls of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -23,7 +23,8 @@ pub trait HandleMessage: Saga {
     /// that it records in `unit`, which are stored together or not at all.
     ///
     /// # Errors
-    /// Anything; nothing of this unit of work is stored then.
+    /// Anything; nothing of this unit of work is stored then. It is returned as [`Error::Handler`](crate::Error::Handler), unless it is
+    /// an error of this crate: see [`InTransaction::run`](super::InTransaction::run). A panic is an error too.
     fn handle(&self, unit: &mut UnitOfWork<'_, Self>, message: &Self::Message) -> Result<(), Cause>
     where
         Self: Sized;

@@ -14,6 +14,7 @@ use crate::mapper::Mapper;
 use crate::persister::Persister;
 
 mod deliver;
+mod failure;
 mod handle_message;
 mod handlers;
 mod handling;

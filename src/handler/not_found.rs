@@ -19,8 +19,8 @@ pub trait NotFound<DB: Database>: Send + Sync {
     /// It may run again if the transaction is lost to others, so it must have no effects outside it.
     ///
     /// # Errors
-    /// Anything; the transaction is then rolled back, and the error returned as
-    /// [`Error::Handler`](crate::Error::Handler).
+    /// Anything; the transaction is then rolled back, and the error returned as that of
+    /// [`InTransaction::run`](super::InTransaction::run) is.
     async fn not_found(
         &self,
         tx: &mut Transaction<'_, DB>,

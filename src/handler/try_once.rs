@@ -8,7 +8,7 @@ use super::parked::{NewParked, ParkingTables};
 use super::{HandleMessage, Handling, Mapping, MessageHandler, NotFoundPolicy};
 use crate::backend::Backend;
 use crate::envelope::Inbound;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Error, Result};
 use crate::ids::InstanceId;
 use crate::mapper::Mapped;
 use crate::outbox::NewOutboxRecord;
@@ -229,32 +229,6 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             Ok(Begun::Unit(_)) => Ok(false),
             Err(error) if is_parkable(&error) => Ok(false),
             Err(error) => Err(error),
-        }
-    }
-
-    /// An error that the saga, or what runs in its transaction, gave: one of the library's or of the database is
-    /// passed on as such.
-    pub(super) fn failed(&self, incoming: &Incoming<'_, S>, id: &InstanceId, cause: Cause) -> Error {
-        let cause = match cause.downcast::<Error>() {
-            Ok(error) => return *error,
-            Err(cause) => cause,
-        };
-        let source = match cause.downcast::<sqlx::Error>() {
-            Ok(error) => {
-                match self.persister.store().classify("reading or writing in the transaction of a message", *error) {
-                    Error::Storage { source, .. } => source,
-                    // A table of the program's own is not there.
-                    missing @ Error::SchemaMissing { .. } => missing.into(),
-                    other => return other,
-                }
-            }
-            Err(cause) => cause,
-        };
-        Error::Handler {
-            saga: self.saga.persistence_key().to_owned(),
-            instance: id.clone(),
-            message_id: incoming.envelope.message_id,
-            source,
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{MySql, MySqlConnection, Transaction};
 
 use crate::backend::Backend;
 use crate::commit::EncodedCommit;
-use crate::error::{Error, Fault, Result, from_driver};
+use crate::error::{Error, Fault, Judge, Result, from_driver};
 use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
 use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, UnitCommit};
@@ -122,39 +123,45 @@ const TLS_REQUIRED: u16 = 3159;
 const CLIENT_INTERACTION_TIMEOUT: u16 = 4031;
 
 /// The server's error number; zero if the answer is not the server's.
-fn number(error: &(dyn sqlx::error::DatabaseError + 'static)) -> u16 {
+fn number(error: &(dyn DatabaseError + 'static)) -> u16 {
     error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number)
 }
 
 /// Turns a driver's error into ours.
 fn classify(doing: &'static str, error: sqlx::Error) -> Error {
-    from_driver(doing, error, |answer| match number(answer) {
-        NO_SUCH_TABLE => Fault::SchemaMissing,
-        LOCK_DEADLOCK
-        | RECORD_CHANGED
-        | TABLE_DEFINITION_CHANGED
-        | NEEDS_NEW_PREPARE
-        | TOO_MANY_CONNECTIONS
-        | TOO_MANY_USER_CONNECTIONS
-        | USER_LIMIT_REACHED => Fault::Contention,
-        LOCK_WAIT_TIMEOUT | STATEMENT_TIMEOUT | QUERY_TIMEOUT | QUERY_INTERRUPTED => Fault::Timeout,
-        SERVER_SHUTDOWN
-        | ABORTING_CONNECTION
-        | NETWORK_READ_ERROR..=NETWORK_WRITE_INTERRUPTED
-        | CONNECTION_KILLED
-        | CLIENT_INTERACTION_TIMEOUT => Fault::Disconnected,
-        DATABASE_ACCESS_DENIED
-        | ACCESS_DENIED
-        | NO_SUCH_DATABASE
-        | HOST_NOT_PRIVILEGED
-        | TABLE_ACCESS_DENIED
-        | COLUMN_ACCESS_DENIED
-        | PRIVILEGE_MISSING
-        | TLS_REQUIRED => Fault::Denied,
-        // invalid_authorization_specification, under whichever number
-        _ if answer.code().is_some_and(|state| state.starts_with("28")) => Fault::Denied,
-        _ => Fault::Other,
-    })
+    from_driver::<MySql>(doing, error)
+}
+
+impl Judge for MySql {
+    fn judge(answer: &(dyn DatabaseError + 'static)) -> Fault {
+        match number(answer) {
+            NO_SUCH_TABLE => Fault::SchemaMissing,
+            LOCK_DEADLOCK
+            | RECORD_CHANGED
+            | TABLE_DEFINITION_CHANGED
+            | NEEDS_NEW_PREPARE
+            | TOO_MANY_CONNECTIONS
+            | TOO_MANY_USER_CONNECTIONS
+            | USER_LIMIT_REACHED => Fault::Contention,
+            LOCK_WAIT_TIMEOUT | STATEMENT_TIMEOUT | QUERY_TIMEOUT | QUERY_INTERRUPTED => Fault::Timeout,
+            SERVER_SHUTDOWN
+            | ABORTING_CONNECTION
+            | NETWORK_READ_ERROR..=NETWORK_WRITE_INTERRUPTED
+            | CONNECTION_KILLED
+            | CLIENT_INTERACTION_TIMEOUT => Fault::Disconnected,
+            DATABASE_ACCESS_DENIED
+            | ACCESS_DENIED
+            | NO_SUCH_DATABASE
+            | HOST_NOT_PRIVILEGED
+            | TABLE_ACCESS_DENIED
+            | COLUMN_ACCESS_DENIED
+            | PRIVILEGE_MISSING
+            | TLS_REQUIRED => Fault::Denied,
+            // invalid_authorization_specification, under whichever number
+            _ if answer.code().is_some_and(|state| state.starts_with("28")) => Fault::Denied,
+            _ => Fault::Other,
+        }
+    }
 }
 
 /// True if the row is there already. The statement is undone then, the transaction is still usable.

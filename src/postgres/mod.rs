@@ -1,11 +1,12 @@
 //! The store on PostgreSQL.
 
 use async_trait::async_trait;
+use sqlx::error::DatabaseError;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use crate::backend::Backend;
 use crate::commit::EncodedCommit;
-use crate::error::{Error, Fault, Result, from_driver};
+use crate::error::{Error, Fault, Judge, Result, from_driver};
 use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
 use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, UnitCommit};
@@ -64,23 +65,30 @@ impl Backend for Postgres {
 #[cfg(feature = "testkit")]
 crate::testkit::faults::faulty!(Postgres);
 
-/// Turns a driver's error into ours, by its SQLSTATE (PostgreSQL manual, appendix A).
+/// Turns a driver's error into ours.
 fn classify(doing: &'static str, error: sqlx::Error) -> Error {
-    from_driver(doing, error, |answer| match answer.code().as_deref().unwrap_or_default() {
-        // undefined_table, undefined_column, undefined_function, invalid_schema_name
-        "42P01" | "42703" | "42883" | "3F000" => Fault::SchemaMissing,
-        // serialization_failure, deadlock_detected, too_many_connections, cannot_connect_now
-        "40001" | "40P01" | "53300" | "57P03" => Fault::Contention,
-        // query_canceled, lock_not_available, idle and transaction timeouts
-        "57014" | "55P03" | "25P03" | "25P04" => Fault::Timeout,
-        // admin_shutdown, crash_shutdown, idle_session_timeout
-        "57P01" | "57P02" | "57P05" => Fault::Disconnected,
-        code if code.starts_with("08") => Fault::Disconnected,
-        // invalid_catalog_name, insufficient_privilege, and the class of invalid_authorization_specification
-        "3D000" | "42501" => Fault::Denied,
-        code if code.starts_with("28") => Fault::Denied,
-        _ => Fault::Other,
-    })
+    from_driver::<Postgres>(doing, error)
+}
+
+/// By its SQLSTATE (PostgreSQL manual, appendix A).
+impl Judge for Postgres {
+    fn judge(answer: &(dyn DatabaseError + 'static)) -> Fault {
+        match answer.code().as_deref().unwrap_or_default() {
+            // undefined_table, undefined_column, undefined_function, invalid_schema_name
+            "42P01" | "42703" | "42883" | "3F000" => Fault::SchemaMissing,
+            // serialization_failure, deadlock_detected, too_many_connections, cannot_connect_now
+            "40001" | "40P01" | "53300" | "57P03" => Fault::Contention,
+            // query_canceled, lock_not_available, idle and transaction timeouts
+            "57014" | "55P03" | "25P03" | "25P04" => Fault::Timeout,
+            // admin_shutdown, crash_shutdown, idle_session_timeout
+            "57P01" | "57P02" | "57P05" => Fault::Disconnected,
+            code if code.starts_with("08") => Fault::Disconnected,
+            // invalid_catalog_name, insufficient_privilege, and the class of invalid_authorization_specification
+            "3D000" | "42501" => Fault::Denied,
+            code if code.starts_with("28") => Fault::Denied,
+            _ => Fault::Other,
+        }
+    }
 }
 
 #[async_trait]

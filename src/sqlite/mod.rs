@@ -4,11 +4,12 @@
 //! when it plans, and so plans the statement anew at every call. The plus hides the parameter.
 
 use async_trait::async_trait;
+use sqlx::error::DatabaseError;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::backend::Backend;
 use crate::commit::EncodedCommit;
-use crate::error::{Error, Fault, Result, from_driver};
+use crate::error::{Error, Fault, Judge, Result, from_driver};
 use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
 use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, UnitCommit};
@@ -75,16 +76,22 @@ const LOCKED: i32 = 6;
 const BUSY_SNAPSHOT: i32 = 517;
 
 /// The result code of SQLite, with its extension.
-fn code(error: &(dyn sqlx::error::DatabaseError + 'static)) -> i32 {
+fn code(error: &(dyn DatabaseError + 'static)) -> i32 {
     error.code().and_then(|code| code.parse().ok()).unwrap_or_default()
 }
 
 /// Turns a driver's error into ours. A missing table has no code of its own in SQLite; see [`explain`].
 fn classify(doing: &'static str, error: sqlx::Error) -> Error {
-    from_driver(doing, error, |answer| match code(answer) & 0xff {
-        BUSY | LOCKED => Fault::Contention,
-        _ => Fault::Other,
-    })
+    from_driver::<Sqlite>(doing, error)
+}
+
+impl Judge for Sqlite {
+    fn judge(answer: &(dyn DatabaseError + 'static)) -> Fault {
+        match code(answer) & 0xff {
+            BUSY | LOCKED => Fault::Contention,
+            _ => Fault::Other,
+        }
+    }
 }
 
 /// As [`classify`]; finds out whether a table is missing by looking for it.

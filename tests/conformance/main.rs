@@ -78,6 +78,7 @@ mod load;
 mod lock_purger;
 mod mapper;
 mod message_handler;
+mod message_handler_failures;
 mod message_handler_not_found;
 mod message_store;
 mod message_types;
@@ -190,6 +191,7 @@ fn main() -> ExitCode {
         lock_purger::clauses,
         mapper::clauses,
         message_handler::clauses,
+        message_handler_failures::clauses,
         message_handler_not_found::clauses,
         message_store::clauses,
         message_types::clauses,
