@@ -3,6 +3,7 @@
 use sqlx::{Pool, Transaction};
 
 use super::incoming::{Incoming, carry_trace};
+use super::panicking::{guarded, release};
 use super::park_after::{is_parkable, kept_text};
 use super::parked::{NewParked, ParkingTables};
 use super::try_once::{Behind, Tried};
@@ -140,7 +141,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
                 return Err(Stopped::NotFound);
             }
             carry_trace(incoming.envelope, unit);
-            let handled = self.saga.handle(unit, &incoming.message);
+            let handled = guarded(|| self.saga.handle(unit, &incoming.message));
             handled.map_err(|cause| self.failed(incoming, &id, cause).into())
         });
         match executed.await {
@@ -155,7 +156,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     async fn try_in_own(&self, pool: &Pool<DB>, incoming: &Incoming<'_, S>) -> Result<Handling> {
         let mut conn = self.take(pool).await?;
         let tried = self.try_on(&mut conn, incoming).await;
-        conn.release();
+        release(conn, &tried);
         tried
     }
 

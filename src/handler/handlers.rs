@@ -1,9 +1,11 @@
 //! Sagas that send each other messages within one program, without a broker.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use sqlx::{Database, Pool};
 
 use super::{HandleMessage, MessageHandler};
@@ -67,12 +69,19 @@ impl<DB: Backend> Handlers<DB> {
     ///
     /// # Errors
     /// That of the first saga that fails; the message is then to be delivered again.
+    ///
+    /// # Panics
+    /// If a saga does, other than in [`HandleMessage::handle`], as when its events are applied; once all others have had the
+    /// message.
     pub async fn deliver(&self, message: &Envelope) -> Result<()> {
-        let mut delivered = Ok(());
+        let (mut delivered, mut panicked) = (Ok(()), None);
         for handler in self.handlers.iter().filter(|handler| handler.knows(message)) {
-            delivered = delivered.and(handler.deliver(&self.pool, message).await);
+            match AssertUnwindSafe(handler.deliver(&self.pool, message)).catch_unwind().await {
+                Ok(done) => delivered = delivered.and(done),
+                Err(panic) => panicked = Some(panic),
+            }
         }
-        delivered
+        panicked.map_or(delivered, |panic| resume_unwind(panic))
     }
 }
 

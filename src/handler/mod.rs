@@ -21,6 +21,7 @@ mod handling;
 mod in_transaction;
 mod incoming;
 mod not_found;
+mod panicking;
 mod park_after;
 mod parked;
 mod refresh;

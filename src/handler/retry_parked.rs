@@ -3,6 +3,7 @@
 use sqlx::Pool;
 
 use super::incoming::{Incoming, undecodable};
+use super::panicking::release;
 use super::park_after::{is_parkable, kept_text};
 use super::parked::{ParkedId, ParkedMessage, ParkedRow, ParkingTables, release_unstarted};
 use super::try_once::Behind;
@@ -65,7 +66,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
     async fn retry_one(&self, pool: &Pool<DB>, parked: &ParkedMessage) -> Result<bool> {
         let mut conn = self.take(pool).await?;
         let retried = self.retry_on(&mut conn, parked).await;
-        conn.release();
+        release(conn, &retried);
         if retried? {
             self.persister.wake();
             return Ok(true);

@@ -3,6 +3,7 @@
 use sqlx::{Connection, Transaction};
 
 use super::incoming::{Incoming, carry_trace};
+use super::panicking::{guarded, guarded_future, is_panic};
 use super::park_after::is_parkable;
 use super::parked::{NewParked, ParkingTables};
 use super::{HandleMessage, Handling, Mapping, MessageHandler, NotFoundPolicy};
@@ -43,6 +44,8 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         match self.try_once(&mut part, incoming, behind).await {
             Ok(Tried::Keep(handling)) => part.commit().await.map_err(classify).map(|()| handling),
             Ok(Tried::Undo(handling)) => part.rollback().await.map_err(classify).map(|()| handling),
+            // It is undone before the next statement.
+            Err(error) if is_panic(&error) => Err(error),
             Err(error) => {
                 // If this fails too, the whole transaction is lost; the first error says why.
                 let _ = part.rollback().await;
@@ -95,9 +98,11 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             return self.not_found(tx, incoming, Some(&id)).await;
         }
         carry_trace(envelope, &mut unit);
-        self.saga.handle(&mut unit, &incoming.message).map_err(|cause| self.failed(incoming, &id, cause))?;
+        let handled = guarded(|| self.saga.handle(&mut unit, &incoming.message));
+        handled.map_err(|cause| self.failed(incoming, &id, cause))?;
         if let Some(own) = &self.in_transaction {
-            own.run(tx, &mut unit, envelope).await.map_err(|cause| self.failed(incoming, &id, cause))?;
+            let done = guarded_future(own.run(tx, &mut unit, envelope)).await;
+            done.map_err(|cause| self.failed(incoming, &id, cause))?;
         }
         let mapped = match &self.mapping {
             Mapping::Direct(_) => None,
@@ -164,7 +169,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         let envelope = incoming.envelope;
         let mut recorder = self.persister.recorder(Outbox);
         recorder.set_inbound(envelope.into())?;
-        let done = own.not_found(tx, &mut recorder, envelope, id).await;
+        let done = guarded_future(own.not_found(tx, &mut recorder, envelope, id)).await;
         // What nobody is known for goes by the message's own id.
         let id = id.cloned().unwrap_or_else(|| InstanceId::from(envelope.message_id.as_uuid()));
         done.map_err(|cause| self.failed(incoming, &id, cause))?;

@@ -11,7 +11,7 @@ use sagastore::{
     Saga, UnitOfWork,
 };
 
-use crate::harness::booking::{Booking, BookingEvent, BookingMessage, book, fragile, remark};
+use crate::harness::booking::{Booking, BookingEvent, BookingMessage, book, fragile, panic_quietly, remark};
 use crate::harness::sample::{Counter, added};
 use crate::harness::{Clause, Sent, Subject, TestDb, clauses, quick};
 
@@ -22,6 +22,7 @@ clauses! {
     a_parked_message_is_delivered,
     a_message_that_was_handled_before_is_delivered,
     a_saga_that_fails_keeps_no_message_from_another,
+    a_saga_that_panics_keeps_no_message_from_another,
 }
 
 /// Messages in the outbox, as if sent by another saga.
@@ -147,5 +148,58 @@ async fn a_saga_that_fails_keeps_no_message_from_another<DB: Subject>(db: TestDb
         ensure!(handlers.deliver(&message).await.is_err(), "it is to be delivered again");
     }
     assert_eq!(db.state(&Auditor, "1").await?, Some((2, 2)), "once for each message");
+    Ok(())
+}
+
+/// Panics when it is loaded.
+struct Ruined;
+
+impl Saga for Ruined {
+    type Data = u32;
+    type Event = BookingEvent;
+
+    fn persistence_key(&self) -> &str {
+        Auditor.persistence_key()
+    }
+
+    fn new_data(&self) -> u32 {
+        0
+    }
+
+    fn apply_event(&self, _: &mut u32, _: &BookingEvent, _: &Envelope) {
+        panic_quietly();
+    }
+}
+
+impl HandleMessage for Ruined {
+    type Message = BookingMessage;
+
+    fn is_trigger(&self, _: &BookingMessage) -> bool {
+        true
+    }
+
+    fn handle(&self, _: &mut UnitOfWork<'_, Self>, _: &BookingMessage) -> Result<(), Cause> {
+        Ok(())
+    }
+}
+
+/// The others never saw the message.
+async fn a_saga_that_panics_keeps_no_message_from_another<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (saga, one) = (Booking::default(), |_: &BookingMessage| InstanceId::new("1").map(Some));
+    let auditor = MessageHandler::direct(Auditor, db.persister(), one)?;
+    let handlers = Handlers::new(db.pool().clone()).with(db.direct(&saga)).with(auditor.clone());
+    handlers.deliver(&book("1", "ann")).await?;
+    saga.panics.store(true, Ordering::Relaxed);
+    ensure!(handlers.deliver(&fragile("1", "a")).await.is_err(), "it is to be delivered again");
+    assert_eq!(db.state(&Auditor, "1").await?, Some((2, 2)));
+
+    let ruined = MessageHandler::direct(Ruined, db.persister(), one)?;
+    let handlers = Arc::new(Handlers::new(db.pool().clone()).with(ruined).with(auditor));
+    let delivered = tokio::spawn({
+        let handlers = Arc::clone(&handlers);
+        async move { handlers.deliver(&remark("1", "b")).await }
+    });
+    ensure!(delivered.await.is_err_and(|error| error.is_panic()));
+    assert_eq!(db.state(&Auditor, "1").await?, Some((3, 3)));
     Ok(())
 }

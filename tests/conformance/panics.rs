@@ -1,15 +1,24 @@
 //! A handler or a saga that panics takes only its own unit of work with it.
 
-use std::panic::resume_unwind;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use sagastore::{Envelope, Error, Outbox, Persister, Saga};
-use sqlx::Pool;
+use anyhow::ensure;
+use async_trait::async_trait;
+use sagastore::{
+    Cause, Envelope, Error, Handling, InTransaction, InstanceId, NotFound, Outbox, ParkAfter, Persister, Recorder,
+    Saga, UnitOfWork,
+};
+use sqlx::{Pool, Transaction};
 
+use crate::harness::booking::{Booking, book, fragile, panic_quietly, remark};
 use crate::harness::sample::{Counter, CounterEvent, added, instance};
 use crate::harness::{Clause, Subject, TestDb, clauses};
 
 clauses! {
     a_panic_undoes_its_unit_of_work_and_leaves_the_pool_whole,
+    a_panic_while_a_message_is_handled_is_its_failure_and_leaves_the_pool_whole,
+    a_panic_parks_its_message_alone,
 }
 
 /// A counter that panics at this amount.
@@ -17,11 +26,6 @@ const UNLUCKY: i64 = 13;
 
 #[derive(Clone, Copy)]
 struct Fragile;
-
-/// Without the message of the panic hook, which would bury the results of the suite.
-fn panic_quietly() -> ! {
-    resume_unwind(Box::new("on purpose"))
-}
 
 impl Saga for Fragile {
     type Data = i64;
@@ -116,5 +120,86 @@ async fn a_panic_undoes_its_unit_of_work_and_leaves_the_pool_whole<DB: Subject>(
     let done = persister.execute(&pool, &Fragile, &id, None, |unit| unit.publish(added(1)));
     assert!(!done.await?.is_already_handled());
     assert_eq!(db.state(&Counter, "1").await?, Some((1, 1)));
+    Ok(())
+}
+
+/// Writes a row of its own, and panics.
+struct Panicking;
+
+#[async_trait]
+impl<DB: Subject> InTransaction<Booking, DB> for Panicking {
+    async fn run(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        _: &mut UnitOfWork<'_, Booking>,
+        _: &Envelope,
+    ) -> Result<(), Cause> {
+        DB::execute(tx, "INSERT INTO own_table (n) VALUES (1)".to_owned()).await?;
+        panic_quietly()
+    }
+}
+
+#[async_trait]
+impl<DB: Subject> NotFound<DB> for Panicking {
+    async fn not_found(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        _: &mut Recorder<Outbox>,
+        _: &Envelope,
+        _: Option<&InstanceId>,
+    ) -> Result<(), Cause> {
+        DB::execute(tx, "INSERT INTO own_table (n) VALUES (1)".to_owned()).await?;
+        panic_quietly()
+    }
+}
+
+async fn a_panic_while_a_message_is_handled_is_its_failure_and_leaves_the_pool_whole<DB: Subject>(
+    db: TestDb<DB>,
+) -> Clause {
+    db.create_own_table().await?;
+    let (saga, pool) = (Booking::default(), db.small_pool(2).await?);
+    saga.panics.store(true, Ordering::Relaxed);
+    for (handler, number) in [(db.direct(&saga), "1"), (db.keyed(&saga), "2")] {
+        ensure!(handler.handle(&pool, &book(number, number)).await?.is_handled());
+        let (in_transaction, nobody) =
+            (handler.clone().in_transaction(Panicking), handler.clone().on_not_found(Panicking));
+        let before = db.footprint().await?;
+        for _ in 0..20 {
+            for (handler, message) in [
+                (&handler, fragile(number, "a")),
+                (&in_transaction, remark(number, "b")),
+                (&nobody, remark("none", "c")),
+            ] {
+                let failed = handler.handle(&pool, &message).await;
+                let Err(Error::Handler { source, .. }) = failed else { panic!("it panics: {failed:?}") };
+                assert_eq!(source.to_string(), "it panicked: on purpose");
+                // What the transaction did before stays.
+                let mut tx = handler.persister().begin(&pool).await?;
+                DB::execute(&mut tx, "INSERT INTO own_table (n) VALUES (2)".to_owned()).await?;
+                ensure!(handler.handle_in(&mut tx, &message).await.is_err());
+                DB::execute(&mut tx, "DELETE FROM own_table WHERE n = 2".to_owned()).await?;
+                tx.commit().await?;
+            }
+        }
+        assert_eq!((db.footprint().await?, db.own_writes().await?), (before, 0));
+        ensure!(handler.handle(&pool, &remark(number, "d")).await?.is_handled());
+        assert_eq!(db.notes(number).await?, ["d"]);
+    }
+    Ok(())
+}
+
+async fn a_panic_parks_its_message_alone<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let saga = Booking::default();
+    for (handler, number) in [(db.direct(&saga), "1"), (db.keyed(&saga), "2")] {
+        let handler = handler.park_after(ParkAfter { tries: 2, delay: Duration::ZERO });
+        ensure!(handler.handle(db.pool(), &book(number, number)).await?.is_handled());
+        saga.panics.store(true, Ordering::Relaxed);
+        let handling = handler.handle(db.pool(), &fragile(number, "a")).await?;
+        let Handling::Parked { instance_id, error: Some(_) } = handling else { panic!("it panics: {handling:?}") };
+        ensure!(handler.retry_parked(db.pool(), &instance_id).await?.failed.is_some());
+        saga.panics.store(false, Ordering::Relaxed);
+        assert_eq!(handler.retry_parked(db.pool(), &instance_id).await?.released, 1);
+        assert_eq!(db.notes(number).await?, ["a"]);
+    }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A saga that handles messages.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -16,6 +17,8 @@ use super::{Subject, TestDb};
 pub(crate) struct Booking {
     /// While true, [`BookingMessage::Fragile`] fails.
     pub(crate) broken: Arc<AtomicBool>,
+    /// While true, it panics instead.
+    pub(crate) panics: Arc<AtomicBool>,
     /// How often a message was handed over.
     pub(crate) calls: Arc<AtomicU32>,
 }
@@ -157,6 +160,9 @@ impl HandleMessage for Booking {
             }
             BookingMessage::Fragile { note, .. } => {
                 unit.publish(BookingEvent::Noted { note: note.clone() })?;
+                if self.panics.load(Ordering::Relaxed) {
+                    panic_quietly();
+                }
                 if self.broken.load(Ordering::Relaxed) {
                     return Err("it broke".into());
                 }
@@ -175,6 +181,11 @@ impl HandleMessage for Booking {
         }
         Ok(())
     }
+}
+
+/// Without the message of the panic hook, which would bury the results of the suite.
+pub(crate) fn panic_quietly() -> ! {
+    resume_unwind(Box::new("on purpose"))
 }
 
 impl BookingMessage {
