@@ -97,6 +97,9 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         if unit.head.is_at_start() && !incoming.trigger {
             return self.not_found(tx, incoming, Some(&id)).await;
         }
+        if !unit.head.is_at_start() {
+            self.check_mapping(tx, incoming, &id).await?;
+        }
         carry_trace(envelope, &mut unit);
         let handled = guarded(|| self.saga.handle(&mut unit, &incoming.message));
         handled.map_err(|cause| self.failed(incoming, &id, cause))?;
@@ -131,14 +134,25 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         if incoming.timeout_of.is_some() {
             return Ok(None);
         }
+        self.check_mapping(tx, incoming, id).await?;
         let found = Mapped::Instance(id.clone());
-        if self.map(tx, incoming).await? != found {
-            let source = format!("instance {id:?} was completed while a message was on its way to it").into();
-            return Err(Error::Contention { doing: "handling a message", source });
-        }
         mapper.update(tx, &self.saga, completed, true).await?;
         let again = self.map(tx, incoming).await?;
         Ok((again != found).then_some(again))
+    }
+
+    /// Fails if the instance, which has been loaded since, is no longer the one that the message is for.
+    async fn check_mapping(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        incoming: &Incoming<'_, S>,
+        id: &InstanceId,
+    ) -> Result<()> {
+        if matches!(self.mapping, Mapping::Direct(_)) || self.map(tx, incoming).await? == Mapped::Instance(id.clone()) {
+            return Ok(());
+        }
+        let source = format!("instance {id:?} gave up a key while a message was on its way to it").into();
+        Err(Error::Contention { doing: "handling a message", source })
     }
 
     /// The instance that a message is for.

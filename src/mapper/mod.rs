@@ -40,6 +40,9 @@ pub trait Mapper<S: HandleMessage, DB: Database>: Send + Sync {
     /// that start one at once for the same reason, both must be given one id. What is written here is undone if the
     /// message fails.
     ///
+    /// It is asked again once the instance is loaded: if it then finds another, the first has changed meanwhile, and all is
+    /// done again.
+    ///
     /// # Errors
     /// Any; the message then fails.
     async fn map(

@@ -94,6 +94,7 @@ mod outbox_notifier;
 mod outbox_order;
 mod panics;
 mod parking;
+mod parking_races;
 mod persister_races;
 mod pool;
 mod races;
@@ -207,6 +208,7 @@ fn main() -> ExitCode {
         outbox_order::clauses,
         panics::clauses,
         parking::clauses,
+        parking_races::clauses,
         persister_races::clauses,
         pool::clauses,
         races::clauses,
