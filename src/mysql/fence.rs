@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use sqlx::MySqlConnection;
 
+use super::hex;
 use crate::lock::{Fence, Resource};
 
 /// Fences as a JSON array of arrays, so that one text serves every number of them.
 fn places(fences: &[Fence]) -> String {
     let place = |fence: &Fence| {
         let Resource { namespace, id } = &fence.resource;
-        json!([namespace.as_str(), id.as_str(), fence.token.get()])
+        json!([hex(namespace.as_str()), hex(id.as_str()), fence.token.get()])
     };
     fences.iter().map(place).collect::<Value>().to_string()
 }
@@ -27,14 +28,14 @@ pub(super) async fn hold(conn: &mut MySqlConnection, fences: &[Fence]) -> sqlx::
             ?,
             '$[*]' COLUMNS (
                 place       FOR ORDINALITY,
-                namespace   VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[0]',
-                resource_id VARCHAR(512) CHARACTER SET utf8mb4 PATH '$[1]',
-                token       BIGINT       PATH '$[2]'
+                namespace   VARCHAR(320)  CHARACTER SET ascii PATH '$[0]',
+                resource_id VARCHAR(1024) CHARACTER SET ascii PATH '$[1]',
+                token       BIGINT                            PATH '$[2]'
             )
         ) AS fence
         STRAIGHT_JOIN saga_lease AS l FORCE INDEX (saga_lease_token)
-            ON l.namespace = CAST(fence.namespace AS BINARY)
-            AND l.resource_id = CAST(fence.resource_id AS BINARY)
+            ON l.namespace = UNHEX(fence.namespace)
+            AND l.resource_id = UNHEX(fence.resource_id)
             AND l.token = fence.token
         LOCK IN SHARE MODE",
     )
@@ -47,14 +48,14 @@ pub(super) async fn hold(conn: &mut MySqlConnection, fences: &[Fence]) -> sqlx::
             ?,
             '$[*]' COLUMNS (
                 place       FOR ORDINALITY,
-                namespace   VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[0]',
-                resource_id VARCHAR(512) CHARACTER SET utf8mb4 PATH '$[1]',
-                token       BIGINT       PATH '$[2]'
+                namespace   VARCHAR(320)  CHARACTER SET ascii PATH '$[0]',
+                resource_id VARCHAR(1024) CHARACTER SET ascii PATH '$[1]',
+                token       BIGINT                            PATH '$[2]'
             )
         ) AS fence
         STRAIGHT_JOIN saga_lease AS l
-            ON l.namespace = CAST(fence.namespace AS BINARY)
-            AND l.resource_id = CAST(fence.resource_id AS BINARY)
+            ON l.namespace = UNHEX(fence.namespace)
+            AND l.resource_id = UNHEX(fence.resource_id)
             AND l.token = fence.token
         WHERE l.client_id IS NOT NULL",
     )

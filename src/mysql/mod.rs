@@ -1,5 +1,6 @@
 //! The store on MySQL and MariaDB.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -171,6 +172,15 @@ fn is_duplicate(error: &sqlx::Error) -> bool {
 
 fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|answer| number(answer) == NO_SUCH_TABLE)
+}
+
+/// A name as `UNHEX` reads it, for the JSON of a statement: from a string that has escaped characters, older releases of MariaDB
+/// take these as they are written (MDEV-27412).
+fn hex(name: &str) -> String {
+    name.bytes().fold(String::with_capacity(2 * name.len()), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02X}");
+        hex
+    })
 }
 
 /// Reads a name, which is stored as its bytes.

@@ -1,10 +1,10 @@
 //! Finding the timeouts that are due, and handing them over to the outbox.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
 
-use super::text;
+use super::{hex, text};
 use crate::timeout::{DueLook, span};
 
 pub(super) async fn look(conn: &mut MySqlConnection, partitions: i64) -> sqlx::Result<DueLook> {
@@ -38,7 +38,7 @@ pub(super) async fn move_due(conn: &mut MySqlConnection, partitions: i64, limit:
     if due.is_empty() {
         return Ok(0);
     }
-    let due = json!(due).to_string();
+    let due = array(&due);
     let moved = sqlx::query(
         "INSERT INTO saga_outbox_message (
             timeout_name,
@@ -68,13 +68,13 @@ pub(super) async fn move_due(conn: &mut MySqlConnection, partitions: i64, limit:
         FROM JSON_TABLE(
             ?,
             '$[*]' COLUMNS (
-                stream_id BIGINT                             PATH '$[0]',
-                name      VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[1]'
+                stream_id BIGINT                           PATH '$[0]',
+                name      VARCHAR(320) CHARACTER SET ascii PATH '$[1]'
             )
         ) AS k
         STRAIGHT_JOIN saga_timeout AS t
             ON t.stream_id = k.stream_id
-            AND t.name = CAST(k.name AS BINARY)",
+            AND t.name = UNHEX(k.name)",
     )
     .bind(&due)
     .execute(&mut *conn)
@@ -84,13 +84,13 @@ pub(super) async fn move_due(conn: &mut MySqlConnection, partitions: i64, limit:
         FROM JSON_TABLE(
             ?,
             '$[*]' COLUMNS (
-                stream_id BIGINT                             PATH '$[0]',
-                name      VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[1]'
+                stream_id BIGINT                           PATH '$[0]',
+                name      VARCHAR(320) CHARACTER SET ascii PATH '$[1]'
             )
         ) AS k
         STRAIGHT_JOIN saga_timeout AS t
             ON t.stream_id = k.stream_id
-            AND t.name = CAST(k.name AS BINARY)",
+            AND t.name = UNHEX(k.name)",
     )
     .bind(&due)
     .execute(conn)
@@ -106,7 +106,7 @@ async fn lock_due(conn: &mut MySqlConnection, partitions: i64, limit: u32) -> sq
         let Some((last, _)) = page.last() else { break };
         let is_last = count(&page) < wanted;
         after = *last;
-        locked.extend(lock(conn, page.into_iter().map(|(_, key)| key).collect()).await?);
+        locked.extend(lock(conn, &page.into_iter().map(|(_, key)| key).collect::<Vec<_>>()).await?);
         wanted = limit.saturating_sub(count(&locked));
         if is_last {
             break;
@@ -121,6 +121,11 @@ fn count<T>(rows: &[T]) -> u32 {
 
 /// The primary key of a timeout.
 type Key = (i64, String);
+
+/// Keys as a JSON array of arrays, so that one text serves every number of them.
+fn array(keys: &[Key]) -> String {
+    keys.iter().map(|(stream, name)| json!([stream, hex(name)])).collect::<Value>().to_string()
+}
 
 /// Where a timeout stands in the order in which they are due.
 #[derive(Clone, Copy)]
@@ -190,7 +195,7 @@ async fn select_due(
 }
 
 /// Locks those that are still there, and are due, and that nobody else is moving or deleting. By their keys: see above.
-async fn lock(conn: &mut MySqlConnection, due: Vec<Key>) -> sqlx::Result<Vec<Key>> {
+async fn lock(conn: &mut MySqlConnection, due: &[Key]) -> sqlx::Result<Vec<Key>> {
     sqlx::query(
         "SELECT
             t.stream_id,
@@ -198,18 +203,31 @@ async fn lock(conn: &mut MySqlConnection, due: Vec<Key>) -> sqlx::Result<Vec<Key
         FROM JSON_TABLE(
             ?,
             '$[*]' COLUMNS (
-                stream_id BIGINT                             PATH '$[0]',
-                name      VARCHAR(160) CHARACTER SET utf8mb4 PATH '$[1]'
+                stream_id BIGINT                           PATH '$[0]',
+                name      VARCHAR(320) CHARACTER SET ascii PATH '$[1]'
             )
         ) AS k
         STRAIGHT_JOIN saga_timeout AS t FORCE INDEX (PRIMARY)
             ON t.stream_id = k.stream_id
-            AND t.name = CAST(k.name AS BINARY)
+            AND t.name = UNHEX(k.name)
         WHERE t.due_at <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
         FOR UPDATE SKIP LOCKED",
     )
-    .bind(json!(due).to_string())
+    .bind(array(due))
     .try_map(|row: MySqlRow| Ok((row.try_get(0)?, text(row.try_get(1)?)?)))
     .fetch_all(conn)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_escaped_in_a_list_of_keys() {
+        for name in ["'", "\"", "\\", "a\nb", "\u{1}\u{7f}", "é😀", "plain"] {
+            let keys = array(&[(1, name.to_owned()), (2, name.to_owned())]);
+            assert!(!keys.contains('\\') && keys.is_ascii(), "{keys}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ clauses! {
     inboxes_of_any_characters_are_kept_apart: BASIC,
     keys_of_any_characters_are_kept_apart: BASIC,
     timeouts_of_any_characters_are_kept_apart: BASIC,
+    timeouts_of_any_characters_are_delivered_or_cancelled_when_they_are_due: BASIC,
     a_reason_of_any_characters_is_kept: BASIC,
     names_that_no_database_could_keep_are_refused: BASIC,
     json_that_nests_deep_or_has_numbers_out_of_range_is_refused_and_leaves_nothing: BASIC,
@@ -41,6 +42,11 @@ async fn leases_of_any_characters_are_kept_apart<DB: Subject>(db: TestDb<DB>) ->
         assert_eq!(held.sequence, lease.sequence, "{name:?}");
         assert_eq!(held.client_id.as_ref().map(ClientId::as_str), Some(*name));
         ensure!(lock.obtain_no_wait(&resource(name), &client("other")).await?.is_held(), "{name:?}");
+    }
+    for lease in &leases {
+        let mut tx = db.begin().await?;
+        lease.as_fence().hold(&mut tx).await?;
+        db.commit(tx).await?;
     }
     // One after the other: the rest stays held.
     let (last, others) = leases.split_last().context("no leases")?;
@@ -110,6 +116,55 @@ async fn timeouts_of_any_characters_are_kept_apart<DB: Subject>(db: TestDb<DB>) 
     ensure!(db.save(unit).await?.is_changed());
     assert_eq!(db.timeouts("1").await?.len(), ODD.len() - 1);
     ensure!(!db.timeout_names("1").await?.contains(&"%".to_owned()));
+    // Those that are there already are replaced.
+    let mut unit = db.unit(&Counter, "1").await?;
+    for name in ODD {
+        unit.schedule(name, &added(1_000), HOUR)?;
+    }
+    ensure!(db.save(unit).await?.is_changed());
+    for timeout in db.timeouts("1").await? {
+        let payload: serde_json::Value = serde_json::from_slice(&timeout.message.payload)?;
+        assert_eq!(payload["Added"]["amount"], 1_000, "{:?}", timeout.name);
+    }
+    let mut unit = db.unit(&Counter, "1").await?;
+    for name in ODD {
+        unit.cancel_timeout(name)?;
+    }
+    ensure!(db.save(unit).await?.is_changed());
+    assert_eq!(db.timeout_names("1").await?, [""; 0]);
+    Ok(())
+}
+
+async fn timeouts_of_any_characters_are_delivered_or_cancelled_when_they_are_due<DB: Subject>(
+    db: TestDb<DB>,
+) -> Clause {
+    db.will_relay();
+    for cancelled in [false, true] {
+        let mut unit = db.unit(&Counter, "1").await?;
+        for name in ODD {
+            unit.schedule(name, &added(1), HOUR)?;
+        }
+        ensure!(db.save(unit).await?.is_changed());
+        db.let_an_hour_pass().await?;
+        assert_eq!(db.release().await?, u64::try_from(ODD.len())?);
+        assert_eq!(db.count("SELECT COUNT(*) FROM saga_timeout").await?, 0);
+        if cancelled {
+            let mut unit = db.unit(&Counter, "1").await?;
+            for name in ODD {
+                unit.cancel_timeout(name)?;
+            }
+            ensure!(db.save(unit).await?.is_changed());
+        }
+        let dispatcher = db.dispatcher(emitter_fn(async |_: OutboxRecord| Ok::<_, io::Error>(())));
+        let mut delivered = 0;
+        loop {
+            match dispatcher.dispatch_once().await?.delivered {
+                0 => break,
+                count => delivered += usize::try_from(count)?,
+            }
+        }
+        assert_eq!(delivered, if cancelled { 0 } else { ODD.len() });
+    }
     Ok(())
 }
 
