@@ -112,6 +112,18 @@ fn timeouts_can_be_given_and_start_nothing_by_themselves() {
     let _ = test.advance(Duration::from_secs(5)).expect_events([OrderEvent::Reminded]);
     let test = SagaTest::new(Order::default()).given_timeouts(given);
     let _ = test.when_timeout("reminder").expect_not_found();
+    // Nor one whose message would, if it came as another.
+    let test = SagaTest::new(Order::default()).given_timeouts([("start", Duration::from_secs(5), place())]);
+    let _ = test.when_timeout("start").expect_not_found().when(place()).expect_events([placed()]);
+}
+
+/// It was delivered before, which no dispatcher does.
+#[test]
+fn one_that_was_scheduled_for_the_past_comes_after_those_that_were_due_before_it_was_scheduled() {
+    let test = SagaTest::new(Order::default()).given([placed()]);
+    let test = test.given_timeouts([("reminder", Duration::from_secs(5), OrderMessage::Remind)]).at(after_start(10));
+    let test = test.given_timeouts([ExpectedTimeout::new("payment", after_start(3), OrderMessage::PaymentLate)]);
+    let _ = test.advance(Duration::ZERO).expect_events([OrderEvent::Reminded, OrderEvent::Cancelled]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::timestamp::Timestamp;
 pub(super) struct Pending {
     pub(super) name: String,
     pub(super) due: Timestamp,
+    scheduled: Timestamp,
     pub(super) message: Envelope,
 }
 
@@ -23,7 +24,7 @@ impl PendingTimeouts {
             TimeoutChange::Schedule { name, due, message } => {
                 self.remove(name);
                 let (name, due, message) = (name.clone(), resolve(*due, now), message.clone());
-                self.0.push(Pending { name, due, message });
+                self.0.push(Pending { name, due, scheduled: now, message });
             }
             TimeoutChange::Cancel { name } => self.remove(name),
             TimeoutChange::CancelAll => self.0.clear(),
@@ -47,9 +48,11 @@ impl PendingTimeouts {
         self.0.iter().find(|pending| pending.name == name)
     }
 
-    /// The first that is due by then; of those that are due at one time, the one that was scheduled first.
+    /// The first to be delivered of those that are due by then. As in a database, one that was scheduled for a time that
+    /// was past takes its place when it was scheduled; of those that have one time, the one that was scheduled first.
     pub(super) fn first_due(&self, by: Timestamp) -> Option<&Pending> {
-        self.0.iter().filter(|pending| pending.due <= by).min_by_key(|pending| pending.due)
+        let place = |pending: &&Pending| pending.due.max(pending.scheduled);
+        self.0.iter().filter(|pending| pending.due <= by).min_by_key(place)
     }
 
     /// The names, in alphabetical order.

@@ -44,7 +44,7 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
     pub fn when(mut self, message: S::Message) -> Self {
         self.settle();
         let inbound = Inbound::from(self.source.message_id());
-        let step = self.deliver(inbound, &message);
+        let step = self.deliver(inbound, &message, true);
         self.step = Some(step);
         self
     }
@@ -59,12 +59,12 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
     pub fn when_stored(mut self, message: StoredForm) -> Self {
         self.settle();
         let inbound = Inbound::from(self.source.message_id());
-        let step = self.deliver_stored(inbound, message);
+        let step = self.deliver_stored(inbound, message, true);
         self.step = Some(step);
         self
     }
 
-    /// Delivers the pending timeout of this name, moving the clock to its time if that is not past. Others that are
+    /// Delivers the pending timeout of this name, which starts no instance, moving the clock to its time if that is not past. Others that are
     /// due before it are left alone.
     ///
     /// # Panics
@@ -123,7 +123,7 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
             content_type: message.content_type.clone(),
             payload: message.payload.clone(),
         };
-        let step = self.deliver_stored(Inbound::from(message), form);
+        let step = self.deliver_stored(Inbound::from(message), form, false);
         if !matches!(step.outcome, Outcome::Failed(_)) {
             self.pending.remove_delivered(pending);
         }
@@ -131,19 +131,20 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
     }
 
     #[track_caller]
-    fn deliver_stored(&mut self, inbound: Inbound, form: StoredForm) -> Step {
+    fn deliver_stored(&mut self, inbound: Inbound, form: StoredForm, may_start: bool) -> Step {
         match decode::<S>(&self.codecs, form) {
-            Ok(message) => self.deliver(inbound, &message),
+            Ok(message) => self.deliver(inbound, &message, may_start),
             Err(error) => Step::of(Outcome::Failed(error)),
         }
     }
 
+    /// `may_start` is false for timeouts, which start no instance, whatever their message.
     #[track_caller]
-    fn deliver(&mut self, inbound: Inbound, message: &S::Message) -> Step {
+    fn deliver(&mut self, inbound: Inbound, message: &S::Message, may_start: bool) -> Step {
         if self.history.is_completed() {
             return Step::of(Outcome::PassedOver);
         }
-        if self.history.is_empty() && !self.saga.is_trigger(message) {
+        if self.history.is_empty() && !(may_start && self.saga.is_trigger(message)) {
             return Step::of(Outcome::NotFound);
         }
         self.run(Some(inbound), |unit| {
