@@ -140,7 +140,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
             if unit.head.is_at_start() && !incoming.trigger {
                 return Err(Stopped::NotFound);
             }
-            carry_trace(incoming.envelope, unit);
+            carry_trace(incoming.envelope, unit.sender());
             let handled = guarded(|| self.saga.handle(unit, &incoming.message));
             handled.map_err(|cause| self.failed(incoming, &id, cause).into())
         });

@@ -7,7 +7,7 @@ use crate::envelope::Envelope;
 use crate::error::{Cause, Error, Result};
 use crate::ids::InstanceId;
 use crate::message::{MessageType, StoredForm};
-use crate::saga::Saga;
+use crate::recorder::{Outbox, Recorder};
 use crate::timeout::{TIMEOUT_INSTANCE, TIMEOUT_SAGA};
 use crate::upcast::{UpcastError, upcast};
 
@@ -77,10 +77,10 @@ impl<'a, S: HandleMessage> Incoming<'a, S> {
 pub(super) const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 
 /// What is recorded belongs to the trace of the message that led to it.
-pub(super) fn carry_trace<S: Saga>(envelope: &Envelope, unit: &mut crate::UnitOfWork<'_, S>) {
+pub(super) fn carry_trace(envelope: &Envelope, recorder: &mut Recorder<Outbox>) {
     for key in TRACE_CONTEXT {
         if let Some(value) = envelope.metadata.get(key) {
-            unit.sender().set_metadata(key, value.as_str());
+            recorder.set_metadata(key, value.as_str());
         }
     }
 }

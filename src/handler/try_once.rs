@@ -100,7 +100,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         if !unit.head.is_at_start() {
             self.check_mapping(tx, incoming, &id).await?;
         }
-        carry_trace(envelope, &mut unit);
+        carry_trace(envelope, unit.sender());
         let handled = guarded(|| self.saga.handle(&mut unit, &incoming.message));
         handled.map_err(|cause| self.failed(incoming, &id, cause))?;
         if let Some(own) = &self.in_transaction {
@@ -183,6 +183,7 @@ impl<S: HandleMessage, DB: Backend> MessageHandler<S, DB> {
         let envelope = incoming.envelope;
         let mut recorder = self.persister.recorder(Outbox);
         recorder.set_inbound(envelope.into())?;
+        carry_trace(envelope, &mut recorder);
         let done = guarded_future(own.not_found(tx, &mut recorder, envelope, id)).await;
         // What nobody is known for goes by the message's own id.
         let id = id.cloned().unwrap_or_else(|| InstanceId::from(envelope.message_id.as_uuid()));

@@ -11,6 +11,7 @@ use crate::harness::{Clause, Kind, Subject, TestDb, assert_error, clauses};
 clauses! {
     messages_for_nobody_are_passed_over_or_are_an_error: BASIC,
     what_is_done_about_a_missing_instance_is_done_once_with_the_transaction: BASIC_AND_ORDERED,
+    what_is_sent_about_a_missing_instance_goes_on_with_the_trace,
     who_fails_to_deal_with_a_missing_instance_leaves_nothing,
     what_was_done_in_a_transaction_that_the_database_has_given_up_is_not_told_as_done: BASIC,
 }
@@ -84,6 +85,28 @@ async fn what_is_done_about_a_missing_instance_is_done_once_with_the_transaction
         }
     }
     assert_eq!(db.outbox().await?.len(), 4, "one for each message");
+    Ok(())
+}
+
+async fn what_is_sent_about_a_missing_instance_goes_on_with_the_trace<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.create_own_table().await?;
+    for handler in [db.direct(&Booking::default()), db.keyed(&Booking::default())] {
+        let mut message = remark("none", "a");
+        let trace = [
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "vendor=1"),
+            ("tenant", "7"),
+        ];
+        message.metadata.extend(trace.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let handler = handler.on_not_found(Complaint { fails: false });
+        ensure!(matches!(handler.handle(db.pool(), &message).await?, Handling::NotFound));
+        let sent = db.outbox().await?.into_iter().find(|record| record.envelope.causation_id == message.message_id);
+        let metadata = sent.unwrap().envelope.metadata.clone();
+        assert_eq!(metadata.get("traceparent"), message.metadata.get("traceparent"));
+        assert_eq!(metadata.get("tracestate"), message.metadata.get("tracestate"));
+        ensure!(!metadata.contains_key("tenant"), "what is not of the trace is the message's own");
+        db.sql("DELETE FROM own_table").await?;
+    }
     Ok(())
 }
 
