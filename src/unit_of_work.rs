@@ -184,8 +184,8 @@ impl<S: Saga, T: Sender> UnitOfWork<'_, S, T> {
     }
 
     /// Cancels the pending timeout of this name with this unit of work; without one, nothing is done. Also one that is due and
-    /// waits in the outbox, or became a dead letter there. A timeout that a dispatcher is sending at this moment may still
-    /// arrive.
+    /// waits in the outbox, or became a dead letter there. A timeout that a dispatcher has read into its batch may still
+    /// arrive: handle one that comes too late as nothing to do.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a name that no timeout can have; [`Error::TooLarge`] after [`MAX_TIMEOUT_CHANGES`].

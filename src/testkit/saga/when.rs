@@ -85,6 +85,9 @@ impl<S: HandleMessage<Data: PartialEq + Debug>> SagaTest<S> {
     /// that are scheduled on the way. What is expected next is expected of all of them together. Ends at the first
     /// that fails. Those to an instance that is completed are passed over.
     ///
+    /// One that is cancelled on the way is not delivered here. A dispatcher may have read it into its batch by then, and still
+    /// deliver it: test that too, with [`when`](Self::when) and the message of the timeout.
+    ///
     /// # Panics
     /// After [`MAX_DELIVERIES`]; as [`when`](Self::when).
     #[must_use]
