@@ -5,6 +5,8 @@ use std::fmt::Display;
 mod driver;
 #[cfg(feature = "sqlite")]
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use crate::ids::{InstanceId, MessageId, Offset};
 use crate::lock::FencingToken;
@@ -368,9 +370,13 @@ impl Error {
         matches!(self, Self::Conflict { .. })
     }
 
-    /// The same call can succeed later without anything being mended.
+    /// A trouble of the database that passes: the same call can succeed later without anything being mended.
     ///
-    /// A lost connection counts too: the outcome of what was in flight is then unknown.
+    /// A lost connection counts too: the outcome of what was in flight is then unknown. What does not count, though a later call
+    /// may succeed as well, are answers that are no trouble of the database: [`Error::Conflict`]
+    /// ([`is_conflict`](Self::is_conflict)), after which the instance is to be loaded again; [`Error::InstanceNotFound`], as long as
+    /// the message that starts the instance may still come; [`Error::KeyHeld`], until the other instance gives the key up;
+    /// [`Error::LockerBusy`] and [`Error::MaxRetries`], as long as others hold or want a lock.
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
