@@ -19,8 +19,39 @@ pub enum MessageKind {
 
 /// Name and version of a message type, as stored.
 ///
-/// Both are stored with every message and matched on load, so they must never change their meaning:
-/// rename Rust types freely, but keep these.
+/// Both are stored with every message and matched on load, so they must never change their meaning.
+///
+/// The name of the Rust type is stored nowhere and may change. Those of its variants and fields are: `serde` writes them into
+/// the payload. So rename a variant or field with `#[serde(rename = "…")]`, which goes on writing the old name, or with
+/// `#[serde(alias = "…")]`, which reads the old one and writes the new one; programs that are not yet up to date, and consumers, know
+/// only the old one. Without either, what is stored does not load any more. bincode writes no names, but counts: keep the
+/// order of variants and fields there, and add new variants at the end.
+///
+/// ```
+/// use serde::Deserialize;
+/// use serde_json::{from_str, json};
+///
+/// // Was: enum OrderEvent { Placed { item: String } }
+/// #[derive(Deserialize)]
+/// enum Renamed {
+///     OrderPlaced { article: String },
+/// }
+///
+/// #[derive(Debug, Deserialize, PartialEq)]
+/// enum Kept {
+///     #[serde(rename = "Placed")]
+///     OrderPlaced {
+///         #[serde(alias = "item")]
+///         article: String,
+///     },
+/// }
+///
+/// let stored = json!({ "Placed": { "item": "tea" } }).to_string();
+/// assert!(from_str::<Renamed>(&stored).is_err());
+/// assert_eq!(from_str::<Kept>(&stored)?, Kept::OrderPlaced { article: "tea".to_owned() });
+/// # fn unread(Renamed::OrderPlaced { article }: Renamed) -> String { article }
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TypeTag {
     /// The stored name.
@@ -110,6 +141,8 @@ pub trait MessageType {
 /// assert_eq!(OrderEvent::TYPES.len(), 2);
 /// # let _ = OrderEvent::Placed { item: String::new() };
 /// ```
+///
+/// The names of variants and fields are stored too, in the payload: see [`TypeTag`] for how to rename them.
 ///
 /// Older versions are brought up to date by a list of [`Upcast`](crate::Upcast)s:
 /// `message_types!(OrderEvent { … } upcasts ORDER_UPCASTS);`

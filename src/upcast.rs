@@ -66,7 +66,8 @@ enum Step {
 }
 
 impl Upcast {
-    /// The payload stays as it is: only name or version changed.
+    /// The payload stays as it is: only the stored name or version changed. If the Rust variant has another name now, `serde`
+    /// must still know the old one, which is in the payload: see [`TypeTag`].
     pub const fn renamed(from: TypeTag, to: TypeTag) -> Self {
         Self { from, to, step: Step::Renamed }
     }
