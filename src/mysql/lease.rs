@@ -22,6 +22,7 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 #[async_trait]
 impl LeaseTables<MySql> for MySqlStore {
     async fn claim(&self, conn: &mut MySqlConnection, claim: &Claim<'_>) -> Result<Option<Grant>> {
+        self.check_reads(conn).await?;
         match take(conn, claim).await {
             Ok(grant) => Ok(grant),
             Err(error) => Err(classify("obtaining a lease", error)),

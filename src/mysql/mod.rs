@@ -49,7 +49,7 @@ pub use pool::{after_release, connect_options, pool_options};
 /// Writing transactions should run at READ COMMITTED, as those of
 /// [`Persister::begin`](crate::Persister::begin) do. REPEATABLE READ, the default of these databases,
 /// is safe too, but what is loaded again in the same transaction, as after a conflict, is then what it
-/// was at the first load. Sessions at READ UNCOMMITTED are refused, as far as the store asks: see
+/// was at the first load. Sessions at READ UNCOMMITTED, or with `autocommit = 0`, are refused, as far as the store asks: see
 /// [transactions](crate::docs::transactions). After [`Error::Contention`] the whole transaction is gone, after
 /// [`Error::Timeout`] it is still there: roll it back.
 ///

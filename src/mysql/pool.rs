@@ -37,6 +37,7 @@ pub fn connect_options(options: MySqlConnectOptions) -> MySqlConnectOptions {
 /// | setting | why |
 /// |---|---|
 /// | isolation READ COMMITTED | for transactions that the program begins by itself, see [`MySqlStore`](super::MySqlStore) |
+/// | `autocommit` on | a statement outside a transaction is done when it is answered, also where the server's default is another |
 /// | `sql_mode` with STRICT_ALL_TABLES | what does not fit into a column is refused, and not cut; the server's other modes stay |
 /// | `innodb_lock_wait_timeout` [`LOCK_WAIT`](crate::pool::LOCK_WAIT) | a writer who waits longer for a row is told [`Error::Timeout`](crate::Error::Timeout); the server's default is 50 seconds |
 ///
@@ -53,6 +54,7 @@ pub fn pool_options() -> MySqlPoolOptions {
 fn after_connect(conn: &mut MySqlConnection, _: PoolConnectionMetadata) -> BoxFuture<'_, sqlx::Result<()>> {
     let sql = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
         SET SESSION
+            autocommit = 1,
             sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'),
             innodb_lock_wait_timeout = 10";
     Box::pin(async move { sqlx::raw_sql(sql).execute(conn).await.map(drop) })

@@ -18,8 +18,8 @@ const PACKET_OVERHEAD: usize = 4 * 1024;
 pub(super) struct Server {
     /// Its `max_allowed_packet`, in bytes.
     max_packet: OnceLock<usize>,
-    /// Sessions do not read what others have not committed.
-    reads_committed: OnceLock<()>,
+    /// Sessions do not read what others have not committed, and commit each statement that is no transaction's.
+    sessions_are_sound: OnceLock<()>,
     /// The database keeps no global order that the store does not know of.
     order_is_known: OnceLock<()>,
 }
@@ -54,19 +54,27 @@ impl MySqlStore {
     }
 
     /// Fails if the session reads what others have not committed: that may never come to be. A write would build on it, and a
-    /// message be sent that nobody recorded. Asks the first session only.
+    /// message be sent that nobody recorded. Fails, too, if a statement outside a transaction begins one that nobody commits:
+    /// what was answered as done would be undone. Asks the first session only.
     pub(super) async fn check_reads(&self, conn: &mut MySqlConnection) -> Result<()> {
-        if self.server.reads_committed.get().is_some() {
+        if self.server.sessions_are_sound.get().is_some() {
             return Ok(());
         }
-        let levels = isolation(conn).await.map_err(|error| classify("asking for the isolation level", error))?;
-        if levels.iter().any(|level| level == READ_UNCOMMITTED) {
+        let values =
+            session_values(conn).await.map_err(|error| classify("asking for the session's settings", error))?;
+        if values.iter().any(|value| value == READ_UNCOMMITTED) {
             return Err(Error::Unsupported {
                 what: "the isolation level READ UNCOMMITTED",
                 detail: "what it reads may be rolled back; let sessions have READ COMMITTED",
             });
         }
-        self.server.reads_committed.get_or_init(|| ());
+        if values.iter().any(|value| value == AUTOCOMMIT_OFF) {
+            return Err(Error::Unsupported {
+                what: "a session with autocommit = 0",
+                detail: "what is written outside a transaction would be rolled back; let sessions have autocommit = 1",
+            });
+        }
+        self.server.sessions_are_sound.get_or_init(|| ());
         Ok(())
     }
 
@@ -84,10 +92,11 @@ impl MySqlStore {
 }
 
 const READ_UNCOMMITTED: &str = "READ-UNCOMMITTED";
+const AUTOCOMMIT_OFF: &str = "OFF";
 
-/// The session's level, under each of the names that the variable has or had.
-async fn isolation(conn: &mut MySqlConnection) -> sqlx::Result<Vec<String>> {
-    sqlx::query("SHOW SESSION VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation')")
+/// The session's isolation level, under each of the names that the variable has or had, and whether it commits by itself.
+async fn session_values(conn: &mut MySqlConnection) -> sqlx::Result<Vec<String>> {
+    sqlx::query("SHOW SESSION VARIABLES WHERE Variable_name IN ('transaction_isolation', 'tx_isolation', 'autocommit')")
         .try_map(|row: MySqlRow| row.try_get(1))
         .fetch_all(conn)
         .await

@@ -4,31 +4,38 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use sagastore::dispatcher::Dispatcher;
+use sagastore::lock::{DatabaseLock, Lock};
 use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, MessageStore, Offset, Outbox, OutboxRepository};
 use sqlx::Pool;
 
 use crate::harness::sample::{Counter, added, events, instance, stream};
-use crate::harness::{Clause, Kind, Sent, Subject, TestDb, assert_error, clauses, quick};
+use crate::harness::{Clause, Kind, Sent, Subject, TestDb, assert_error, clauses, client, quick, resource};
 
 clauses! {
     a_race_never_has_two_winners_at_any_isolation: SERVERS,
     every_message_takes_effect_once_at_any_isolation: SERVERS,
     sessions_that_read_what_is_not_committed_are_refused: MYSQL,
+    sessions_that_do_not_commit_by_themselves_are_refused: MYSQL,
 }
 
 const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
 
 /// A pool whose transactions begin at `level`.
 pub(crate) async fn pool_at<DB: Subject>(db: &TestDb<DB>, level: &str, connections: u32) -> anyhow::Result<Pool<DB>> {
-    let pool = db.second_pool(connections).await?;
     let statement = match DB::KIND {
         Kind::Mysql => format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}"),
         _ => format!("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {level}"),
     };
+    pool_after(db, &statement, connections).await
+}
+
+/// A pool in each session of which this was run.
+async fn pool_after<DB: Subject>(db: &TestDb<DB>, statement: &str, connections: u32) -> anyhow::Result<Pool<DB>> {
+    let pool = db.second_pool(connections).await?;
     let mut all = Vec::new();
     for _ in 0..connections {
         let mut conn = pool.acquire().await?;
-        DB::execute(&mut conn, statement.clone()).await?;
+        DB::execute(&mut conn, statement.to_owned()).await?;
         all.push(conn);
     }
     Ok(pool)
@@ -129,6 +136,29 @@ async fn sessions_that_read_what_is_not_committed_are_refused<DB: Subject>(db: T
     // It goes on where the level is another one.
     assert_eq!(store.find_batch(&mut *db.conn().await?, None, 10).await?.len(), 1);
     drop(dispatcher);
+    pool.close().await;
+    Ok(())
+}
+
+/// A unit of work was answered as saved, and a lease as granted, and both were rolled back with their connection's return.
+async fn sessions_that_do_not_commit_by_themselves_are_refused<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (pool, id, store) = (pool_after(&db, "SET SESSION autocommit = 0", 4).await?, instance("1"), db.store());
+    db.publish(&Counter, "1", [added(1)]).await?;
+    let persister = db.persister();
+    let executed = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(100)).map(drop)).await;
+    assert_error!(executed, Error::Unsupported { .. });
+    let mut tx = pool.begin().await?;
+    let appended = store.append_messages(&mut tx, &stream("a"), Offset::ZERO, &events(1)).await;
+    assert_error!(appended, Error::Unsupported { .. });
+    tx.rollback().await?;
+    assert_error!(store.find_batch(&mut *pool.acquire().await?, None, 10).await, Error::Unsupported { .. });
+    let obtained = DatabaseLock::new(pool.clone()).obtain_no_wait(&resource("r"), &client("a")).await;
+    assert_error!(obtained, Error::Unsupported { .. });
+    assert_eq!(db.state(&Counter, "1").await?, Some((1, 1)));
+    // It goes on where each statement is committed, also inside a transaction.
+    let mut tx = db.pool().begin().await?;
+    store.append_messages(&mut tx, &stream("a"), Offset::ZERO, &events(1)).await?;
+    tx.rollback().await?;
     pool.close().await;
     Ok(())
 }

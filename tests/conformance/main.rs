@@ -34,6 +34,8 @@ use std::process::ExitCode;
 #[allow(dead_code, reason = "a box of tools, of which not all are in use at all times")]
 mod harness;
 
+#[cfg(feature = "mysql")]
+mod autocommit;
 mod bad_input;
 mod check;
 mod completion;
@@ -149,6 +151,8 @@ fn main() -> ExitCode {
     let mut suite = harness::Suite::new();
     for clauses in [
         bad_input::clauses,
+        #[cfg(feature = "mysql")]
+        autocommit::clauses,
         check::clauses,
         completion::clauses,
         consumer::clauses,

@@ -51,6 +51,7 @@ fn settings(mode: Mode) -> Vec<(&'static str, String)> {
         ],
         Kind::Mysql => vec![
             ("SELECT @@innodb_lock_wait_timeout", LOCK_WAIT.as_secs().to_string()),
+            ("SELECT @@autocommit", "1".to_owned()),
             ("SELECT @@time_zone", "+00:00".to_owned()),
             ("SELECT @@character_set_client", "utf8mb4".to_owned()),
             ("SELECT FIND_IN_SET('STRICT_ALL_TABLES', @@sql_mode) > 0", "1".to_owned()),

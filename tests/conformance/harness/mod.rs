@@ -83,6 +83,18 @@ macro_rules! postgres_clauses {
 #[cfg(feature = "postgres")]
 pub(crate) use postgres_clauses;
 
+/// Lists the clauses of a file that is about MySQL and MariaDB alone; they take a `TestDb<MySql>`.
+#[cfg(feature = "mysql")]
+macro_rules! mysql_clauses {
+    ($($name:ident),+ $(,)?) => {
+        pub(crate) fn clauses(suite: &mut $crate::harness::Suite) {
+            $(suite.add::<sqlx::MySql, _>(module_path!(), stringify!($name), $crate::harness::MYSQL, $name);)+
+        }
+    };
+}
+#[cfg(feature = "mysql")]
+pub(crate) use mysql_clauses;
+
 /// Asserts that a result is an error of this form, and gives what the pattern takes from it.
 macro_rules! assert_error {
     ($result:expr, $pattern:pat $(if $guard:expr)? $(=> $value:expr)? $(,)?) => {
