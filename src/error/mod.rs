@@ -7,6 +7,7 @@ mod driver;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod waited;
 
 use crate::ids::{InstanceId, MessageId, Offset};
 use crate::lock::FencingToken;

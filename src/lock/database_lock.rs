@@ -26,7 +26,7 @@ const CONTENTION_WAIT: Duration = Duration::from_millis(20);
 /// Obtains, renews and releases leases.
 #[async_trait]
 pub trait Lock: Send + Sync {
-    /// Tries once, and answers at once.
+    /// Tries once, and answers at once: on SQLite after `busy_timeout` at the latest, if another keeps the file busy.
     ///
     /// # Errors
     /// The database's. The lease may have been granted nevertheless: it then expires unused.
@@ -176,7 +176,7 @@ impl<DB: Backend> DatabaseLock<DB> {
                     let Some(reached) = step.reached else { return Ok(purged) };
                     after = Some(reached);
                 }
-                Err(Error::Contention { .. }) if contentions < MAX_LOCK_CONTENTION_RETRIES => {
+                Err(error) if is_tried_again(&error, contentions) => {
                     contentions += 1;
                     tokio::time::sleep(CONTENTION_WAIT.mul_f64(fastrand::f64())).await;
                 }
@@ -218,7 +218,7 @@ impl<DB: Backend> DatabaseLock<DB> {
         let (mut contentions, mut lost) = (0, false);
         loop {
             match self.claim_once(claim).await {
-                Err(Error::Contention { .. }) if contentions < MAX_LOCK_CONTENTION_RETRIES => {
+                Err(error) if is_tried_again(&error, contentions) => {
                     contentions += 1;
                     tokio::time::sleep(CONTENTION_WAIT.mul_f64(fastrand::f64())).await;
                 }
@@ -227,6 +227,11 @@ impl<DB: Backend> DatabaseLock<DB> {
             }
         }
     }
+}
+
+/// After a deadlock or the like; not if the database has waited in vain.
+pub(crate) fn is_tried_again(error: &Error, contentions: u32) -> bool {
+    matches!(error, Error::Contention { .. }) && !error.has_waited() && contentions < MAX_LOCK_CONTENTION_RETRIES
 }
 
 #[async_trait]

@@ -15,6 +15,7 @@ pub use backoff::{
     Backoff, DEFAULT_BACKOFF_ATTEMPTS, DEFAULT_BACKOFF_CAP, DEFAULT_BACKOFF_FIRST, DEFAULT_BACKOFF_MULTIPLIER,
     ExponentialBackoff,
 };
+pub(crate) use database_lock::is_tried_again;
 pub use database_lock::{DEFAULT_LEASE_NAMESPACE, DatabaseLock, Lock, MAX_LOCK_CONTENTION_RETRIES};
 pub use fence::Fence;
 pub use guard::LeaseGuard;

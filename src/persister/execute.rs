@@ -65,8 +65,8 @@ impl<DB: Database> Persister<DB> {
     /// On SQLite, units of work of many callers can be committed together: see `with_group_commit`.
     ///
     /// # Errors
-    /// What `decide` returned; [`Error::Conflict`] or [`Error::Contention`] after the last try; any of loading
-    /// and saving.
+    /// What `decide` returned; [`Error::Conflict`] or [`Error::Contention`] after the last try, and at once if SQLite has waited
+    /// for `busy_timeout`; any of loading and saving.
     pub async fn execute<S, R, E, F>(
         &self,
         pool: &Pool<DB>,
@@ -234,8 +234,11 @@ impl<DB: Database> Persister<DB> {
         Executed::Done { value, saved, conflicts }
     }
 
-    /// Waits before the next try, or gives the error of the last one.
+    /// Waits before the next try, or gives the error of the last one. Who has waited in vain does not wait as long again.
     pub(crate) async fn wait_to_retry(&self, lost: &mut u32, error: Error) -> Result<(), Error> {
+        if error.has_waited() {
+            return Err(error);
+        }
         let Some(delay) = self.retry.delay(*lost) else { return Err(error) };
         *lost = lost.saturating_add(1);
         telemetry::retrying(*lost, &error);

@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 use sqlx::error::DatabaseError;
+use sqlx::sqlite::SqliteError;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::backend::Backend;
@@ -101,6 +102,12 @@ async fn explain(conn: &mut SqliteConnection, doing: &'static str, error: sqlx::
         return Error::SchemaMissing { doing };
     }
     classify(doing, error)
+}
+
+/// True if another connection has kept the file busy for the whole `busy_timeout`.
+pub(crate) fn has_waited(error: &sqlx::Error) -> bool {
+    let answer = error.as_database_error();
+    answer.is_some_and(|answer| answer.try_downcast_ref::<SqliteError>().is_some() && code(answer) == BUSY)
 }
 
 /// True if the write found that the database changed since the transaction's first read.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::Database;
 
 use super::tables::{DueLook, TimeoutTables};
-use crate::error::{Error, Result};
-use crate::lock::MAX_LOCK_CONTENTION_RETRIES;
+use crate::error::Result;
+use crate::lock::is_tried_again;
 use crate::message_store::MessageStore;
 
 /// What was handed over, and what comes next.
@@ -33,7 +33,7 @@ pub(crate) async fn release<DB: Database, T: TimeoutTables<DB> + MessageStore<DB
     let mut contentions = 0;
     loop {
         match move_once(store, conn, partitions, limit).await {
-            Err(Error::Contention { .. }) if contentions < MAX_LOCK_CONTENTION_RETRIES => contentions += 1,
+            Err(error) if is_tried_again(&error, contentions) => contentions += 1,
             moved => return moved.map(|count| Released { count, next }),
         }
     }

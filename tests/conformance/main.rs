@@ -37,6 +37,7 @@ mod harness;
 #[cfg(feature = "mysql")]
 mod autocommit;
 mod bad_input;
+mod busy;
 mod check;
 mod completion;
 mod consumer;
@@ -150,9 +151,10 @@ fn main() -> ExitCode {
     let command_line = harness::CommandLine::read();
     let mut suite = harness::Suite::new();
     for clauses in [
-        bad_input::clauses,
         #[cfg(feature = "mysql")]
         autocommit::clauses,
+        bad_input::clauses,
+        busy::clauses,
         check::clauses,
         completion::clauses,
         consumer::clauses,
