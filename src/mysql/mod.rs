@@ -158,10 +158,21 @@ impl Judge for MySql {
             | COLUMN_ACCESS_DENIED
             | PRIVILEGE_MISSING
             | TLS_REQUIRED => Fault::Denied,
-            // invalid_authorization_specification, under whichever number
-            _ if answer.code().is_some_and(|state| state.starts_with("28")) => Fault::Denied,
-            _ => Fault::Other,
+            _ => by_class(answer.code().as_deref().unwrap_or_default()),
         }
+    }
+}
+
+/// Judges what has another number by the class of its SQLSTATE.
+fn by_class(state: &str) -> Fault {
+    match state.get(..2) {
+        // connection exception
+        Some("08") => Fault::Disconnected,
+        // invalid authorization specification
+        Some("28") => Fault::Denied,
+        // transaction rollback
+        Some("40") => Fault::Contention,
+        _ => Fault::Other,
     }
 }
 
@@ -290,6 +301,15 @@ mod tests {
             let error = refused(number, words).await;
             assert!(matches!(error, Error::Denied { .. }), "{number}: {error:?}");
         }
+    }
+
+    /// Were `Storage`: a cluster that changed its primary, or certified another's transaction, was not tried again.
+    #[tokio::test]
+    async fn what_a_cluster_says_by_its_class_alone_is_worth_trying_again() {
+        let cut = refused(1047, "#08S01WSREP has not yet prepared node for application use").await;
+        assert!(matches!(cut, Error::Disconnected { .. }) && cut.is_transient(), "{cut:?}");
+        let lost = refused(3101, "#40000Plugin instructed the server to rollback the current transaction").await;
+        assert!(matches!(lost, Error::Contention { .. }) && lost.is_transient(), "{lost:?}");
     }
 
     #[tokio::test]
