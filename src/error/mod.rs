@@ -353,7 +353,7 @@ pub enum Error {
         tries: u32,
     },
 
-    /// Unlocking failed through all tries. The lock may still be held; it becomes free when it expires.
+    /// Unlocking failed through all tries, or until the lock expired. It may still be held; it becomes free when it expires.
     #[error("unlocking {resource:?} failed {tries} times; it becomes free when it expires; the last time: {source}")]
     UnlockFailed {
         /// What the lock is on.

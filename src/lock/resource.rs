@@ -169,11 +169,12 @@ impl ResourceLocker {
 
     /// Unlocks, so that the next who asks gets the resource at once. False means that the lock was not the caller's any
     /// more: it had expired, and others may have held it meanwhile; nothing was changed then. After an error it is
-    /// tried again, for a bounded number of times. Works also after the locker was closed, then with one try.
+    /// tried again, for a bounded number of times and until the lock has expired by itself. Works also after the locker was
+    /// closed, then with one try.
     ///
     /// # Errors
-    /// [`Error::UnlockFailed`] with the last error after all tries; [`Error::Closed`] if the locker was closed between
-    /// tries. The lock then ends by expiry.
+    /// [`Error::UnlockFailed`] with the last error after all tries, or once the lock has expired; [`Error::Closed`] if the
+    /// locker was closed between tries. The lock then ends by expiry.
     pub async fn unlock(&self, lock: &Lease) -> Result<bool> {
         let mut run = self.0.settings.unlock.start();
         loop {
@@ -184,7 +185,8 @@ impl ResourceLocker {
                 Err(error) => error,
             };
             let tries = run.attempts().saturating_add(1);
-            let Some(wait) = run.next() else {
+            let wait = if lock.remaining().is_zero() { None } else { run.next() };
+            let Some(wait) = wait else {
                 let (resource, source) = (lock.resource().to_string(), Box::new(failure));
                 return Err(Error::UnlockFailed { resource, tries, source });
             };

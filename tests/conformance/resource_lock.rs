@@ -21,6 +21,7 @@ clauses! {
     acquiring_does_not_retry_a_storage_error,
     unlocking_is_retried_after_storage_errors,
     unlocking_gives_up_with_the_last_error,
+    unlocking_gives_up_once_the_lock_has_expired,
     an_unlocking_of_which_the_answer_was_lost_is_recognised,
     closing_ends_who_waits_and_who_comes_later,
     a_lock_ends_with_its_time_to_live_without_any_purge,
@@ -65,18 +66,24 @@ struct Failing {
     release: AtomicU32,
     after_releasing: bool,
     calls: AtomicU32,
+    /// How long a release takes that fails.
+    slow: Duration,
 }
 
 impl Failing {
+    fn of<DB: Subject>(store: &DatabaseLock<DB>, (obtain, release): (u32, u32), after_releasing: bool) -> Self {
+        let (obtain, release, calls) = (AtomicU32::new(obtain), AtomicU32::new(release), AtomicU32::new(0));
+        Self { store: Arc::new(store.clone()), obtain, release, after_releasing, calls, slow: Duration::ZERO }
+    }
+
     fn locker<DB: Subject>(
         db: &TestDb<DB>,
-        (obtain, release): (u32, u32),
+        failures: (u32, u32),
         after_releasing: bool,
         settings: ResourceLockerSettings,
     ) -> (Arc<Self>, ResourceLocker) {
         let store = DatabaseLock::new(db.pool().clone());
-        let (obtain, release, calls) = (AtomicU32::new(obtain), AtomicU32::new(release), AtomicU32::new(0));
-        let failing = Arc::new(Self { store: Arc::new(store.clone()), obtain, release, after_releasing, calls });
+        let failing = Arc::new(Self::of(&store, failures, after_releasing));
         (Arc::clone(&failing), ResourceLocker::with_parts(failing, Arc::new(store), settings))
     }
 
@@ -115,6 +122,7 @@ impl Lock for Failing {
         if self.after_releasing {
             self.store.release(lease).await?;
         }
+        tokio::time::sleep(self.slow).await;
         Err(failure())
     }
 
@@ -226,6 +234,18 @@ async fn unlocking_gives_up_with_the_last_error<DB: Subject>(db: TestDb<DB>) -> 
     store.calls();
     assert_error!(locker.unlock(&lock).await, Error::Closed { .. });
     assert_eq!(store.calls(), 1, "after closing, unlocking is tried once");
+    Ok(())
+}
+
+/// It went on for as long as its tries took, which is minutes where each runs into a timeout.
+async fn unlocking_gives_up_once_the_lock_has_expired<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let ttl = Duration::from_millis(200);
+    let (lock, purge) = (DatabaseLock::new(db.pool().clone()).with_length(ttl)?, DatabaseLock::new(db.pool().clone()));
+    let failing = Failing { slow: Duration::from_millis(100), ..Failing::of(&lock, (0, u32::MAX), false) };
+    let locker = ResourceLocker::with_parts(Arc::new(failing), Arc::new(purge), settings());
+    let lock = locker.acquire(&resource("r"), &client("a")).await?;
+    let failed = tokio::time::timeout(SECOND, locker.unlock(&lock)).await?;
+    assert_error!(failed, Error::UnlockFailed { tries: 1..=3, source, .. } if matches!(*source, Error::Storage { .. }));
     Ok(())
 }
 
