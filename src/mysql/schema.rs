@@ -59,9 +59,12 @@ impl Schema for MySql {
         Ok(())
     }
 
+    /// What was applied is forgotten first: each statement is a commit of its own, and where one fails, the next migration has to
+    /// make again what is gone.
     async fn drop_all(conn: &mut MySqlConnection) -> Result<()> {
         let dropped = sqlx::raw_sql(
-            "DROP VIEW IF EXISTS saga_event;
+            "DROP TABLE IF EXISTS saga_migrations;
+            DROP VIEW IF EXISTS saga_event;
             DROP TABLE IF EXISTS saga_parked_message;
             DROP TABLE IF EXISTS saga_correlation_key;
             DROP TABLE IF EXISTS saga_timeout;
@@ -73,8 +76,7 @@ impl Schema for MySql {
             DROP TABLE IF EXISTS saga_position;
             DROP TABLE IF EXISTS saga_global_order;
             DROP TABLE IF EXISTS saga_commit;
-            DROP TABLE IF EXISTS saga_stream;
-            DROP TABLE IF EXISTS saga_migrations",
+            DROP TABLE IF EXISTS saga_stream",
         )
         .execute(conn)
         .await;

@@ -33,6 +33,7 @@ clauses! {
     dropping_removes_what_migrating_made_and_nothing_else: BASIC,
     dropping_leaves_a_second_installation_on_the_search_path_alone: POSTGRES,
     a_migration_that_is_dropped_at_any_step_spoils_no_connection: SERVERS,
+    a_dropping_that_failed_half_way_is_made_good_by_the_next_migration: MYSQL,
 }
 
 /// The migrations of this database, as files.
@@ -413,6 +414,21 @@ async fn a_migration_that_is_dropped_at_any_step_spoils_no_connection<DB: Subjec
         let expected = (i64::from(steps) + 1, u64::from(steps) + 1);
         assert_eq!(db.state(&Counter, "1").await?, Some(expected), "dropped after {steps} steps");
         if let Some(done) = done {
+/// The tables that were gone counted as there, and no migration made them again.
+async fn a_dropping_that_failed_half_way_is_made_good_by_the_next_migration<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_damage();
+    db.sql("CREATE TABLE own (stream_id BIGINT, FOREIGN KEY (stream_id) REFERENCES saga_stream (stream_id))").await?;
+    assert_error!(drop_schema(db.pool()).await, Error::Storage { .. });
+    assert_error!(check_schema(db.pool()).await, Error::SchemaMissing { .. });
+    db.sql("DROP TABLE own").await?;
+    assert!(matches!(migrate(db.pool()).await?, Migrated::Applied { from: 0, .. }));
+    check_schema(db.pool()).await?;
+    assert_eq!(use_it(&db, db.pool()).await?, 3);
+    drop_schema(db.pool()).await?;
+    assert_eq!(schema(&db).await?.len(), 0);
+    Ok(())
+}
+
             assert!(steps > 3 && matches!(done?, Migrated::NothingToDo { .. }));
             return Ok(());
         }
