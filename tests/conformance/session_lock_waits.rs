@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use sagastore::Error;
+use sagastore::postgres::session::SessionLockerConfig;
 use sqlx::Postgres;
 use tokio::task::JoinSet;
 
@@ -21,6 +22,7 @@ postgres_clauses! {
     waits_beyond_the_limit_are_refused,
     callers_of_one_locker_share_a_wait,
     a_wait_cut_by_the_server_is_told,
+    a_wait_that_the_server_does_not_let_in_is_denied,
     those_who_wait_are_served_in_order,
     one_at_a_time_is_in_however_many_want_to,
 }
@@ -206,6 +208,21 @@ async fn a_wait_cut_by_the_server_is_told(db: TestDb<Postgres>) -> Clause {
     let task = waiting(&db, &two, &key).await?;
     lock.release().await?;
     task.await??.release().await?;
+    one.close().await;
+    two.close().await;
+    Ok(())
+}
+
+/// Was `Storage`: nobody was told that the role or its password is not right any more.
+async fn a_wait_that_the_server_does_not_let_in_is_denied(db: TestDb<Postgres>) -> Clause {
+    let pool = db.restricted_pool().await?;
+    let options = pool.connect_options();
+    let config = SessionLockerConfig::new((*options).clone());
+    let (one, two, key) = (locker(&db).await?, started(config).await?, key(&db, &["a"]));
+    let mut lock = one.lock(&key).await?;
+    db.sql(format!("ALTER ROLE {} NOLOGIN", options.get_username())).await?;
+    assert_error!(two.lock(&key).await, Error::Denied { .. });
+    lock.release().await?;
     one.close().await;
     two.close().await;
     Ok(())

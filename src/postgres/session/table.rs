@@ -254,7 +254,11 @@ fn copy(fault: &Error) -> Error {
         Error::Contention { doing, .. } => Error::Contention { doing, source: detail() },
         Error::Timeout { doing, .. } => Error::Timeout { doing, source: detail() },
         Error::Disconnected { doing, .. } => Error::Disconnected { doing, source: detail() },
+        Error::Denied { doing, .. } => Error::Denied { doing, source: detail() },
         Error::PoolTimeout { doing } => Error::PoolTimeout { doing },
+        Error::SchemaMissing { doing } => Error::SchemaMissing { doing },
+        Error::Closed { doing } => Error::Closed { doing },
+        Error::Unsupported { what, detail } => Error::Unsupported { what, detail },
         _ => Error::Storage { doing: "locking", source: detail() },
     }
 }
