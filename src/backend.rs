@@ -52,22 +52,22 @@ mod transfer {
 pub(crate) mod schema {
     use async_trait::async_trait;
     use sqlx::Database;
-    use sqlx::migrate::{MigrateError, Migrator};
+    use sqlx::migrate::{Migrate, MigrateError, Migrator};
 
     use crate::error::Result;
 
     /// How the tables get into a database, and out of it.
     #[async_trait]
-    pub trait Schema: Database {
-        /// A migration that fails or is dropped half-way may leave its lock on the session.
+    pub trait Schema: Database<Connection: Migrate> {
+        /// A migration that fails or is dropped half-way may leave its lock, or its transaction, on the session.
         const LOCKS_SESSION: bool = true;
 
         /// The migrations in `migrations/`, as they were when the crate was built.
         fn embedded() -> Migrator;
 
-        /// Prepares the session that is about to migrate; by default there is nothing to do.
-        async fn before_migrating(_: &mut Self::Connection) -> Result<(), MigrateError> {
-            Ok(())
+        /// Applies what is missing, and keeps other processes out meanwhile; by default it does not.
+        async fn apply(conn: &mut Self::Connection, migrator: &Migrator) -> Result<(), MigrateError> {
+            migrator.run_direct(None, conn, false).await
         }
 
         /// The newest applied migration; `None` if there is no migrations table.

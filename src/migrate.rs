@@ -38,7 +38,8 @@ pub enum Migrated {
 
 /// Brings the tables to the version of this release. Needs a role that may create tables, unless they are of
 /// this version already; all else in this crate needs to read and write rows only. Safe to run from several
-/// processes at once.
+/// processes at once. On PostgreSQL all that is missing is applied in one transaction, so it works through a pooler of transactions,
+/// too, if that keeps prepared statements apart, as `postgres::connect_options` says.
 ///
 /// Migrations only add, so processes of an older release that run keep working on the new schema while they are
 /// replaced one by one. One that starts meanwhile is told [`Error::SchemaNewer`], here and by [`check_schema`]: if old ones may
@@ -87,6 +88,8 @@ pub async fn drop_schema<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
 
 async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Migrated> {
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    // Each database keeps other processes out in its own way.
+    migrator.set_locking(false);
     let to = newest(&migrator);
     let from = applied_version(pool).await?.unwrap_or(0);
     if from > to {
@@ -139,18 +142,15 @@ async fn are_applied<DB: Backend>(conn: &mut DB::Connection, migrator: &Migrator
     Ok(found.eq(migrator.iter().map(|migration| (migration.version, &migration.checksum))))
 }
 
-/// Where a lock may be left on the session, its connection is closed afterwards. Elsewhere it must not be:
+/// Where a lock or a transaction may be left on the session, its connection is closed afterwards. Elsewhere it must not be:
 /// a database in memory would go with it.
 async fn apply<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<(), MigrateError> {
     let mut conn = pool.acquire().await?;
     if !DB::LOCKS_SESSION {
-        return migrator.run_direct(None, &mut *conn, false).await;
+        return DB::apply(&mut conn, migrator).await;
     }
     let mut conn = conn.detach();
-    let done = match DB::before_migrating(&mut conn).await {
-        Ok(()) => migrator.run_direct(None, &mut conn, false).await,
-        Err(fault) => Err(fault),
-    };
+    let done = DB::apply(&mut conn, migrator).await;
     conn.close().await?;
     done
 }

@@ -21,7 +21,7 @@ impl Schema for MySql {
 
     /// Keeps other processes out for as long as the session lives (MariaDB takes sqlx's own lock, of
     /// unlimited waiting, for an error), and forgets migrations that were interrupted: they can be repeated.
-    async fn before_migrating(conn: &mut MySqlConnection) -> Result<(), MigrateError> {
+    async fn apply(conn: &mut MySqlConnection, migrator: &Migrator) -> Result<(), MigrateError> {
         let locked: Option<i64> = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('sagastore/', MD5(DATABASE())), ?)")
             .bind(MAX_LOCK_SECONDS)
             .fetch_one(&mut *conn)
@@ -30,9 +30,9 @@ impl Schema for MySql {
             let detail = format!("another process has been migrating for more than {MAX_LOCK_SECONDS} seconds");
             return Err(MigrateError::Source(detail.into()));
         }
-        match sqlx::query("DELETE FROM saga_migrations WHERE NOT success").execute(conn).await {
+        match sqlx::query("DELETE FROM saga_migrations WHERE NOT success").execute(&mut *conn).await {
             Err(error) if !is_missing_table(&error) => Err(error.into()),
-            _ => Ok(()),
+            _ => migrator.run_direct(None, conn, false).await,
         }
     }
 

@@ -1,7 +1,7 @@
 //! How the tables get into a database, and out of it.
 
 use async_trait::async_trait;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection, PgConnection, Postgres};
 
 use super::{classify, epoch};
@@ -14,6 +14,19 @@ static EMBEDDED: Migrator = sqlx::migrate!("migrations/postgres");
 impl Schema for Postgres {
     fn embedded() -> Migrator {
         Migrator::with_migrations(EMBEDDED.iter().cloned().collect())
+    }
+
+    /// In one transaction, with a lock that ends with it: behind a pooler of transactions, one of the session would be left to
+    /// strangers. At READ COMMITTED, so that who waited sees what the other has applied.
+    async fn apply(conn: &mut PgConnection, migrator: &Migrator) -> Result<(), MigrateError> {
+        let mut tx = conn.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        sqlx::query(
+            "SELECT pg_advisory_xact_lock(hashtextextended(concat('sagastore/migrations/', current_schema()), 0))",
+        )
+        .execute(&mut *tx)
+        .await?;
+        migrator.run_direct(None, &mut *tx, false).await?;
+        Ok(tx.commit().await?)
     }
 
     async fn applied_version(conn: &mut PgConnection) -> Result<Option<i64>> {

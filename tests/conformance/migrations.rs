@@ -30,10 +30,11 @@ clauses! {
     a_newer_schema_is_refused_and_left_alone,
     a_changed_or_unreadable_migration_is_refused,
     a_failed_migration_can_be_repeated_once_its_cause_is_gone,
+    a_migration_that_fails_leaves_nothing_of_those_before_it: POSTGRES,
     dropping_removes_what_migrating_made_and_nothing_else: BASIC,
     dropping_leaves_a_second_installation_on_the_search_path_alone: POSTGRES,
-    a_migration_that_is_dropped_at_any_step_spoils_no_connection: SERVERS,
     a_dropping_that_failed_half_way_is_made_good_by_the_next_migration: MYSQL,
+    a_migration_that_is_dropped_at_any_step_spoils_no_connection: SERVERS,
 }
 
 /// The migrations of this database, as files.
@@ -347,6 +348,20 @@ async fn a_failed_migration_can_be_repeated_once_its_cause_is_gone<DB: Subject>(
     Ok(())
 }
 
+/// All is one transaction, in which the lock of whoever migrates is, too: behind a pooler of transactions one that outlived it was left
+/// to a session of strangers.
+async fn a_migration_that_fails_leaves_nothing_of_those_before_it<DB: Subject>(db: TestDb<DB>) -> Clause {
+    drop_schema(db.pool()).await?;
+    db.sql("CREATE TABLE saga_timeout (of_somebody_else INTEGER)").await?;
+    let alone = schema(&db).await?;
+    assert_error!(migrate(db.pool()).await, Error::Migration { .. });
+    assert_eq!(schema(&db).await?, alone);
+    db.sql("DROP TABLE saga_timeout").await?;
+    assert!(matches!(migrate(db.pool()).await?, Migrated::Applied { from: 0, .. }));
+    assert_eq!(use_it(&db, db.pool()).await?, 3);
+    Ok(())
+}
+
 async fn dropping_removes_what_migrating_made_and_nothing_else<DB: Subject>(db: TestDb<DB>) -> Clause {
     db.will_damage();
     drop_schema(db.pool()).await?;
@@ -399,21 +414,6 @@ async fn dropping_leaves_a_second_installation_on_the_search_path_alone<DB: Subj
     Ok(())
 }
 
-/// What the next one wrote on a connection was lost with a transaction of which nobody knew.
-async fn a_migration_that_is_dropped_at_any_step_spoils_no_connection<DB: Subject>(db: TestDb<DB>) -> Clause {
-    const MAX_STEPS: u32 = 500;
-    let pool = PoolOptions::<DB>::new().max_connections(1).connect_with(db.home().options.clone()).await?;
-    let (persister, id) = (db.persister(), instance("1"));
-    // Whatever goes on with it is one statement, without a transaction.
-    let _ = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1))).await?;
-    for steps in 1..MAX_STEPS {
-        let done = cut_after(steps, migrate(&pool)).await;
-        let counted = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1)));
-        let counted = tokio::time::timeout(std::time::Duration::from_secs(10), counted).await;
-        let _ = counted.context("the connection does not come home")??;
-        let expected = (i64::from(steps) + 1, u64::from(steps) + 1);
-        assert_eq!(db.state(&Counter, "1").await?, Some(expected), "dropped after {steps} steps");
-        if let Some(done) = done {
 /// The tables that were gone counted as there, and no migration made them again.
 async fn a_dropping_that_failed_half_way_is_made_good_by_the_next_migration<DB: Subject>(db: TestDb<DB>) -> Clause {
     db.will_damage();
@@ -429,6 +429,21 @@ async fn a_dropping_that_failed_half_way_is_made_good_by_the_next_migration<DB: 
     Ok(())
 }
 
+/// What the next one wrote on a connection was lost with a transaction of which nobody knew.
+async fn a_migration_that_is_dropped_at_any_step_spoils_no_connection<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const MAX_STEPS: u32 = 500;
+    let pool = PoolOptions::<DB>::new().max_connections(1).connect_with(db.home().options.clone()).await?;
+    let (persister, id) = (db.persister(), instance("1"));
+    // Whatever goes on with it is one statement, without a transaction.
+    let _ = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1))).await?;
+    for steps in 1..MAX_STEPS {
+        let done = cut_after(steps, migrate(&pool)).await;
+        let counted = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1)));
+        let counted = tokio::time::timeout(std::time::Duration::from_secs(10), counted).await;
+        let _ = counted.context("the connection does not come home")??;
+        let expected = (i64::from(steps) + 1, u64::from(steps) + 1);
+        assert_eq!(db.state(&Counter, "1").await?, Some(expected), "dropped after {steps} steps");
+        if let Some(done) = done {
             assert!(steps > 3 && matches!(done?, Migrated::NothingToDo { .. }));
             return Ok(());
         }
