@@ -95,8 +95,8 @@ impl LeaseTables<MySql> for MySqlStore {
 async fn take(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<Option<Grant>> {
     let mut looks = 0;
     let taken = loop {
-        if is_free(conn, claim).await? {
-            break take_over(conn, claim).await?;
+        if take_over(conn, claim).await? {
+            break true;
         }
         match select_one(conn, claim.resource).await? {
             None => break start(conn, claim).await?,
@@ -111,56 +111,49 @@ async fn take(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<Opt
     if taken { granted(conn, claim).await } else { Ok(None) }
 }
 
-/// Looked at first because it waits for nobody: what a fenced transaction or another claim keeps locked is held.
-async fn is_free(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<bool> {
-    let free = sqlx::query(
-        "SELECT token
-        FROM saga_lease FORCE INDEX (saga_lease_token)
-        WHERE namespace = ?
-            AND resource_id = ?
-            AND (
-                client_id IS NULL
-                OR request_id = ?
-                OR expires_at + lock_delay <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
-            )
-        FOR UPDATE SKIP LOCKED",
+/// Waits for nobody: what a fenced transaction or another claim keeps locked is held. The row is locked and changed by one statement,
+/// so that no fence comes in between, for which the change would wait. The limit keeps the inner statement from being merged
+/// into the outer one, and the index the latter from the rows of others.
+async fn take_over(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<bool> {
+    let taken = sqlx::query(
+        "UPDATE (
+            SELECT
+                namespace,
+                resource_id,
+                request_id,
+                token
+            FROM saga_lease FORCE INDEX (saga_lease_token)
+            WHERE namespace = ?
+                AND resource_id = ?
+                AND (
+                    client_id IS NULL
+                    OR request_id = ?
+                    OR expires_at + lock_delay <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+                )
+            LIMIT 1
+            FOR UPDATE SKIP LOCKED
+        ) AS free
+        STRAIGHT_JOIN saga_lease AS l FORCE INDEX (PRIMARY)
+            ON l.namespace = free.namespace
+            AND l.resource_id = free.resource_id
+        SET l.token = CASE
+                WHEN free.request_id = ? THEN free.token
+                ELSE GREATEST(free.token + 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))
+            END,
+            l.client_id = ?,
+            l.request_id = ?,
+            l.obtained_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)),
+            l.expires_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + ?,
+            l.lock_delay = ?",
     )
     .bind(claim.resource.namespace.as_str())
     .bind(claim.resource.id.as_str())
     .bind(claim.request)
-    .fetch_optional(conn)
-    .await?;
-    Ok(free.is_some())
-}
-
-async fn take_over(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<bool> {
-    let taken = sqlx::query(
-        "UPDATE saga_lease
-        SET token = CASE
-                WHEN request_id = ? THEN token
-                ELSE GREATEST(token + 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))
-            END,
-            client_id = ?,
-            request_id = ?,
-            obtained_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)),
-            expires_at = TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + ?,
-            lock_delay = ?
-        WHERE namespace = ?
-            AND resource_id = ?
-            AND (
-                client_id IS NULL
-                OR request_id = ?
-                OR expires_at + lock_delay <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
-            )",
-    )
     .bind(claim.request)
     .bind(claim.client.as_str())
     .bind(claim.request)
     .bind(micros(claim.length))
     .bind(micros(claim.lock_delay))
-    .bind(claim.resource.namespace.as_str())
-    .bind(claim.resource.id.as_str())
-    .bind(claim.request)
     .execute(conn)
     .await?;
     Ok(taken.rows_affected() > 0)
