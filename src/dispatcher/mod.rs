@@ -20,6 +20,7 @@
 mod batch;
 mod ownership;
 mod restart;
+mod retries;
 mod retry;
 mod settings;
 mod stop;
@@ -39,8 +40,9 @@ use uuid::Uuid;
 
 use self::ownership::Ownership;
 use self::restart::unless_it_panics;
+use self::retries::Retries;
 use self::stop::{Stop, stopper};
-use self::worker::{Horizon, Shared};
+use self::worker::{Horizon, Shared, pause};
 use crate::backend::Backend;
 use crate::emitter::Emitter;
 use crate::error::Result;
@@ -111,7 +113,8 @@ impl<DB: Backend> Dispatcher<DB> {
     /// nothing if all slots are taken.
     ///
     /// What is recorded after it began is left to the next call, also what its own deliveries lead to; so it comes to an end
-    /// under any load. A failed message is tried again by the same call if its retry comes at once.
+    /// under any load. A failed message is tried again by the same call if its retry comes at once. Once the emitter begins to
+    /// send none of a batch within its time limit, the rest is left, too.
     ///
     /// # Errors
     /// The database's. What was delivered before, and not acknowledged, is delivered again.
@@ -123,9 +126,9 @@ impl<DB: Backend> Dispatcher<DB> {
             // The leases may have to be renewed before everything is relayed.
             let (drainer, is_drained) = stopper();
             let drain = async {
-                let workers =
-                    (0..self.settings.workers).map(|worker| shared.drain(worker, &stop, Horizon::FirstLook(None)));
-                let drained = try_join_all(workers).await;
+                let worker =
+                    async |worker| shared.drain(worker, &stop, Horizon::FirstLook(None), &mut Retries::default()).await;
+                let drained = try_join_all((0..self.settings.workers).map(worker)).await;
                 drainer.stop(Duration::ZERO);
                 drained
             };
@@ -244,34 +247,35 @@ async fn measure<DB: Backend>(shared: &Shared<DB>) -> Result<()> {
 
 /// Relays until a stop is requested, also after a panic. What was under way then is delivered again.
 async fn work<DB: Backend>(shared: Arc<Shared<DB>>, worker: u32, waker: OutboxWaker, stop: Stop) -> Dispatched {
-    let mut total = Dispatched::default();
+    let (mut total, mut retries) = (Dispatched::default(), Retries::default());
     let doing = "relaying messages";
-    while unless_it_panics(doing, &stop, relay(&shared, worker, &waker, &stop, &mut total)).await.is_none() {}
+    while unless_it_panics(doing, &stop, relay(&shared, worker, &waker, &stop, &mut retries, &mut total))
+        .await
+        .is_none()
+    {}
     total
 }
 
-/// Relays whenever it is woken, every so often, and when a timeout is due.
+/// Relays whenever it is woken, every so often, and when a timeout or a retry is due.
 async fn relay<DB: Backend>(
     shared: &Shared<DB>,
     worker: u32,
     waker: &OutboxWaker,
     stop: &Stop,
+    retries: &mut Retries,
     total: &mut Dispatched,
 ) {
     let mut wakes = waker.subscribe();
     while !stop.is_requested() {
         wakes.mark_unchanged();
-        let mut pause = shared.settings.poll;
-        match shared.drain(worker, stop, Horizon::Open).await {
-            Ok(drained) => {
-                total.add(drained.dispatched);
-                pause = drained.pause(pause);
-            }
-            Err(error) => telemetry::failing("relaying messages", &error),
+        let drained = shared.drain(worker, stop, Horizon::Open, retries).await;
+        match &drained {
+            Ok(drained) => total.add(drained.dispatched),
+            Err(error) => telemetry::failing("relaying messages", error),
         }
         tokio::select! {
             _ = wakes.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause(drained.as_ref().ok(), retries, shared.settings.poll)) => {}
             () = stop.requested() => {}
         }
     }

@@ -127,7 +127,8 @@ impl DispatcherSettings {
         Ok(self)
     }
 
-    /// Looks so often; default [`DEFAULT_POLL_INTERVAL`].
+    /// Looks so often; default [`DEFAULT_POLL_INTERVAL`]. Retries of messages that this dispatcher could not deliver, and
+    /// timeouts, come when they are due; after an error it looks at least as often as by default.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] unless between a millisecond and [`MAX_POLL_INTERVAL`].
@@ -148,7 +149,9 @@ impl DispatcherSettings {
         Ok(self)
     }
 
-    /// The emitter may take so long for one message; default [`DEFAULT_EMIT_TIMEOUT`].
+    /// The emitter may take so long for one message from when it [begins](crate::emitter::Delivery::begin); default
+    /// [`DEFAULT_EMIT_TIMEOUT`]. After as long a batch ends: what of it was not begun by then comes with a later one, and
+    /// costs no attempt.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] unless between a millisecond and [`LOCK_MAX_DURATION`], after which another

@@ -31,6 +31,15 @@ pub(super) fn batch(partitions: usize, messages: usize) -> tracing::Span {
     tracing::debug_span!(target: "sagastore", "outbox.batch", partitions, messages)
 }
 
+/// How many of those of a batch were left when its time was over.
+pub(super) fn left(left: usize, found: usize) {
+    if left < found {
+        tracing::debug!(name: "outbox.emitter_slow", target: "sagastore", left, found, "a batch was not sent whole");
+    } else {
+        tracing::warn!(name: "outbox.emitter_stuck", target: "sagastore", left, "the emitter takes no message");
+    }
+}
+
 pub(super) fn damaged(error: &Error) {
     tracing::error!(
         name: "outbox.commit_damaged", target: "sagastore", %error,

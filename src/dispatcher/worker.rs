@@ -8,7 +8,8 @@ use tracing::Instrument;
 
 use super::batch::{self, Sent};
 use super::ownership::{Ownership, Taken};
-use super::settings::{AfterFailure, DispatcherSettings};
+use super::retries::Retries;
+use super::settings::{AfterFailure, DEFAULT_POLL_INTERVAL, DispatcherSettings};
 use super::stop::Stop;
 use super::telemetry;
 use crate::backend::Backend;
@@ -24,9 +25,11 @@ use crate::timeout::{Released, release};
 /// Longest text of an error that is kept with a message, in bytes.
 pub const MAX_LAST_ERROR_BYTES: usize = 2_000;
 
-/// How long an idle dispatcher waits for a timeout at the least: where many become due one after another, it hands over
-/// those of so long at once.
-const TIMEOUT_PAUSE: Duration = Duration::from_millis(50);
+/// How long an idle dispatcher waits for a timeout or a retry at the least: where many become due one after another, it
+/// hands over those of so long at once.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
+/// How long it waits at the most after an error, or when the emitter takes nothing, though it looks less often otherwise.
+const TROUBLED_PAUSE: Duration = DEFAULT_POLL_INTERVAL;
 
 /// What a dispatcher did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,13 +72,16 @@ pub(super) struct Drained {
     pub(super) dispatched: Dispatched,
     /// In how long the next timeout is due, of whatever partition; `None` if there is none.
     next_due: Option<Duration>,
+    /// Messages were found last that the emitter did not begin to send.
+    is_stuck: bool,
 }
 
-impl Drained {
-    /// How long to wait unless woken: until the next look, or the next timeout.
-    pub(super) fn pause(&self, poll: Duration) -> Duration {
-        self.next_due.map_or(poll, |due| due.max(TIMEOUT_PAUSE).min(poll))
-    }
+/// How long to wait unless woken: until the next look, the next timeout or the next retry; not that long if there was an
+/// error.
+pub(super) fn pause(drained: Option<&Drained>, retries: &Retries, poll: Duration) -> Duration {
+    let most = if drained.is_none_or(|drained| drained.is_stuck) { poll.min(TROUBLED_PAUSE) } else { poll };
+    let due = drained.and_then(|drained| drained.next_due).into_iter().chain(retries.next()).min();
+    due.map_or(most, |due| due.max(LEAST_PAUSE).min(most))
 }
 
 /// Up to when what was recorded is relayed.
@@ -92,6 +98,8 @@ pub(super) enum Horizon {
 struct Round {
     dispatched: Dispatched,
     timeouts: Released,
+    /// Messages that were left when the time of the batch was over.
+    left: usize,
 }
 
 /// All that the workers of a dispatcher share.
@@ -110,18 +118,28 @@ struct Decided {
 }
 
 impl<DB: Backend> Shared<DB> {
-    /// Relays until nothing within the horizon is due, or a stop is requested.
-    pub(super) async fn drain(&self, worker: u32, stop: &Stop, mut horizon: Horizon) -> Result<Drained> {
+    /// Relays until nothing within the horizon is due, the emitter takes nothing, or a stop is requested.
+    pub(super) async fn drain(
+        &self,
+        worker: u32,
+        stop: &Stop,
+        mut horizon: Horizon,
+        retries: &mut Retries,
+    ) -> Result<Drained> {
         let mut total = Drained::default();
         while !stop.is_requested() {
+            retries.forget_due();
             let taken = self.ownership.take(worker, self.settings.workers);
             let given_back = GiveBack { ownership: &self.ownership, taken: &taken };
-            let round =
-                if taken.is_empty() { Ok(Round::default()) } else { self.round(&taken, stop, &mut horizon).await };
+            let round = if taken.is_empty() {
+                Ok(Round::default())
+            } else {
+                self.round(&taken, stop, &mut horizon, retries).await
+            };
             drop(given_back);
-            let Round { dispatched, timeouts } = round?;
+            let Round { dispatched, timeouts, left } = round?;
             total.dispatched.add(dispatched);
-            total.next_due = timeouts.next;
+            (total.next_due, total.is_stuck) = (timeouts.next, left > 0);
             // Timeouts that were handed over may wait behind a failed message; more are due only if they were a whole batch.
             if dispatched.is_nothing() && timeouts.count < u64::from(self.settings.batch) {
                 break;
@@ -130,7 +148,7 @@ impl<DB: Backend> Shared<DB> {
         Ok(total)
     }
 
-    async fn round(&self, taken: &[Taken], stop: &Stop, horizon: &mut Horizon) -> Result<Round> {
+    async fn round(&self, taken: &[Taken], stop: &Stop, horizon: &mut Horizon, retries: &mut Retries) -> Result<Round> {
         // Nothing is under way yet: a stop need not wait for a database that does not answer.
         let (timeouts, found) = tokio::select! {
             found = self.find(taken, horizon) => found?,
@@ -143,16 +161,20 @@ impl<DB: Backend> Shared<DB> {
         let mut dispatched =
             Dispatched { damaged: u64::try_from(damaged.len()).unwrap_or(u64::MAX), ..Dispatched::default() };
         if records.is_empty() {
-            return Ok(Round { dispatched, timeouts });
+            return Ok(Round { dispatched, timeouts, left: 0 });
         }
-        let span = telemetry::batch(taken.len(), records.len());
+        let (found, span) = (records.len(), telemetry::batch(taken.len(), records.len()));
         let settled = async {
             let sent = batch::send(&self.emitter, &self.settings, records, stop).await;
-            self.settle(taken, self.decide(sent)).await
+            let left = sent.left;
+            if left > 0 && !stop.is_requested() {
+                telemetry::left(left, found);
+            }
+            Ok::<_, Error>((left, self.settle(taken, self.decide(sent), retries).await?))
         };
-        let settled = settled.instrument(span).await?;
+        let (left, settled) = settled.instrument(span).await?;
         dispatched.add(settled);
-        Ok(Round { dispatched, timeouts })
+        Ok(Round { dispatched, timeouts, left })
     }
 
     /// Hands over the timeouts that are due, then looks for messages. No transaction and no connection is held afterwards.
@@ -197,15 +219,21 @@ impl<DB: Backend> Shared<DB> {
 
     /// Acknowledges and notes what failed, in one transaction, for the partitions that are still held. A deadlock or the
     /// like only means to do it again: nothing of it was done.
-    async fn settle(&self, taken: &[Taken], mut decided: Decided) -> Result<Dispatched> {
+    async fn settle(&self, taken: &[Taken], mut decided: Decided, retries: &mut Retries) -> Result<Dispatched> {
         let mut contentions = 0;
         loop {
             match self.settle_once(taken, &mut decided).await {
                 Err(Error::Contention { .. }) if contentions < MAX_LOCK_CONTENTION_RETRIES => contentions += 1,
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(decided.count()),
+                Ok(()) => break,
             }
         }
+        for (_, failure) in &decided.failed {
+            if let Next::Retry(after) = failure.next {
+                retries.add(after);
+            }
+        }
+        Ok(decided.count())
     }
 
     async fn settle_once(&self, taken: &[Taken], decided: &mut Decided) -> Result<()> {

@@ -15,6 +15,10 @@ pub struct FnEmitter<F>(F);
 
 /// An emitter that calls `send` for each record. A record is delivered when it returns `Ok`.
 ///
+/// The time limit of a record runs from the call, also while `send` waits for its turn, as at a semaphore: what does not
+/// get through in time fails. Where a batch takes longer than the limit, use a
+/// [smaller one](crate::dispatcher::DispatcherSettings::with_batch), or a [`ChannelEmitter`](super::ChannelEmitter).
+///
 /// ```
 /// use sagastore::emitter::emitter_fn;
 ///

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::start::Start;
 use crate::error::Cause;
 use crate::outbox::{OutboxId, OutboxRecord};
 
@@ -16,6 +17,7 @@ pub struct Delivery {
     /// In its batch.
     place: usize,
     record: Arc<OutboxRecord>,
+    start: Start,
     /// Where to report; `None` once that is done.
     reports: Option<mpsc::UnboundedSender<Report>>,
 }
@@ -76,16 +78,31 @@ impl DeliveryFailure {
 }
 
 impl Delivery {
-    pub(crate) fn new(place: usize, record: Arc<OutboxRecord>, reports: mpsc::UnboundedSender<Report>) -> Self {
-        Self { place, record, reports: Some(reports) }
+    pub(crate) fn new(
+        place: usize,
+        record: Arc<OutboxRecord>,
+        start: Start,
+        reports: mpsc::UnboundedSender<Report>,
+    ) -> Self {
+        Self { place, record, start, reports: Some(reports) }
     }
 
-    /// What to send.
+    /// Begins to send it: its time runs from the first such call, or from the first look at its [`record`](Self::record).
+    /// False if it is not to be sent any more: the time for its batch was over first, it is still in the outbox, and comes
+    /// again. Who lets deliveries wait in a queue of their own should ask when they leave it.
+    #[must_use = "what is not to be sent comes again"]
+    pub fn begin(&self) -> bool {
+        self.start.begin()
+    }
+
+    /// What to send. Whoever looks [begins](Self::begin).
     pub fn record(&self) -> &OutboxRecord {
+        self.start.begin();
         &self.record
     }
 
     pub(super) fn shared_record(&self) -> Arc<OutboxRecord> {
+        self.start.begin();
         Arc::clone(&self.record)
     }
 
@@ -101,6 +118,7 @@ impl Delivery {
 
     fn report(&mut self, outcome: Result<(), DeliveryFailure>) {
         if let Some(reports) = self.reports.take() {
+            self.start.begin();
             // Nobody listens once the dispatcher has stopped; the record is then delivered again.
             let _ = reports.send(Report { place: self.place, id: self.record.id, outcome });
         }
@@ -128,7 +146,7 @@ impl Reports {
 /// Deliveries of these records, and where an emitter's reports on them come out.
 pub fn deliveries(records: impl IntoIterator<Item = OutboxRecord>) -> (Vec<Delivery>, Reports) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let delivery = |(place, record)| Delivery::new(place, Arc::new(record), sender.clone());
+    let delivery = |(place, record)| Delivery::new(place, Arc::new(record), Start::default(), sender.clone());
     let deliveries = records.into_iter().enumerate().map(delivery).collect();
     (deliveries, Reports(receiver))
 }

@@ -8,6 +8,7 @@ mod each;
 pub mod nats;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+mod start;
 mod topic;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ pub use closure::{FnEmitter, emitter_fn};
 pub(crate) use delivery::Report;
 pub use delivery::{Delivery, DeliveryFailure, FailureKind, Reports, deliveries};
 pub(crate) use each::send_each;
+pub(crate) use start::Start;
 pub use topic::{TOPIC_PREFIX, TopicFn, default_topic};
 
 /// Sends messages to the outside world: a broker, a queue, a function.
@@ -27,8 +29,9 @@ pub use topic::{TOPIC_PREFIX, TopicFn, default_topic};
 ///
 /// The emitter reports on each record by itself, by [`Delivery::delivered`] once the other side has *confirmed* that it
 /// keeps the message, or [`Delivery::failed`]. It need not wait for the slowest of the batch. A delivery that is
-/// dropped, also by a panic, counts as failed; one that is kept and never reported counts as failed after the
-/// dispatcher's time limit. A record may come again, also after it was reported as delivered: the message's id is the
+/// dropped, also by a panic, counts as failed; one that was [begun](Delivery::begin) and is not reported counts as failed
+/// after the dispatcher's time limit. One with which the emitter did not begin within that time of its batch is
+/// withdrawn: it costs no attempt, and comes again with a later batch. A record may come again, also after it was reported as delivered: the message's id is the
 /// same then, so a broker or consumer can drop it.
 #[async_trait]
 pub trait Emitter: Send + Sync {

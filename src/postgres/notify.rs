@@ -95,20 +95,24 @@ async fn next(listener: &mut PgListener) -> sqlx::Result<Heard> {
     }
 }
 
-async fn send(pool: PgPool, waker: OutboxWaker, origin: String) {
+/// Counts what is woken from the call on, and not only from when the task gets its turn.
+fn send(pool: PgPool, waker: OutboxWaker, origin: String) -> impl Future<Output = ()> + Send {
     let mut wakes = waker.subscribe();
     let mut told = wakes.borrow_and_update().own;
-    // The waker lives as long as this task.
-    while wakes.changed().await.is_ok() {
-        let own = wakes.borrow_and_update().own;
-        if own == told {
-            continue;
+    async move {
+        // The waker lives as long as this task.
+        let _waker = waker;
+        while wakes.changed().await.is_ok() {
+            let own = wakes.borrow_and_update().own;
+            if own == told {
+                continue;
+            }
+            told = own;
+            let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(NOTIFY_CHANNEL).bind(&origin).execute(&pool);
+            if let Err(error) = notify.await {
+                tracing::warn!(target: "sagastore", %error, "other processes were not woken; they poll");
+            }
+            tokio::time::sleep(NOTIFY_DEBOUNCE).await;
         }
-        told = own;
-        let notify = sqlx::query("SELECT pg_notify($1, $2)").bind(NOTIFY_CHANNEL).bind(&origin).execute(&pool);
-        if let Err(error) = notify.await {
-            tracing::warn!(target: "sagastore", %error, "other processes were not woken; they poll");
-        }
-        tokio::time::sleep(NOTIFY_DEBOUNCE).await;
     }
 }

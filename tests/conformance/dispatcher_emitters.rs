@@ -207,7 +207,7 @@ async fn a_report_that_comes_late_changes_nothing<DB: Subject>(db: TestDb<DB>) -
     db.publish(&Counter, "a", [added(1)]).await?;
     db.publish(&Counter, "slow", [added(2)]).await?;
     let emitter = emitter_fn(async |record: OutboxRecord| {
-        let (late, all_the_while) = (Duration::from_millis(300), Duration::from_millis(450));
+        let (late, all_the_while) = (Duration::from_millis(600), Duration::from_millis(800));
         // The first report comes after its time, while the batch is still under way.
         match (amount(&record), record.attempts) {
             (1, 0) => tokio::time::sleep(late).await,

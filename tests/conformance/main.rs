@@ -48,6 +48,7 @@ mod dispatcher_damage;
 mod dispatcher_emitters;
 mod dispatcher_failures;
 mod dispatcher_fencing;
+mod dispatcher_pace;
 mod dispatcher_sharing;
 mod dispatcher_stop;
 mod event_logs;
@@ -165,6 +166,7 @@ fn main() -> ExitCode {
         dispatcher_emitters::clauses,
         dispatcher_failures::clauses,
         dispatcher_fencing::clauses,
+        dispatcher_pace::clauses,
         dispatcher_sharing::clauses,
         dispatcher_stop::clauses,
         event_logs::clauses,

@@ -16,6 +16,7 @@ use crate::harness::{Clause, Relay, Sent, Subject, TestDb, clauses, until};
 clauses! {
     a_commit_wakes_the_dispatcher_of_another_process: POSTGRES,
     nobody_is_woken_before_a_commit_or_by_a_rollback: POSTGRES,
+    what_is_woken_right_after_the_start_is_passed_on: POSTGRES,
     many_commits_make_few_notifications: POSTGRES,
     a_listener_whose_connection_was_cut_listens_again: POSTGRES,
     a_pool_closes_while_a_notifier_is_alive: POSTGRES,
@@ -94,6 +95,20 @@ async fn nobody_is_woken_before_a_commit_or_by_a_rollback<DB: Subject>(db: TestD
     db.commit(tx).await?;
     publish(&db, &persister, 2).await?;
     ensure!(heard(&db, &mut listener, AT_ONCE).await? > 0, "a commit woke nobody");
+    Ok(())
+}
+
+/// It was lost if the notifier's task had not had its turn yet.
+async fn what_is_woken_right_after_the_start_is_passed_on<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let own = db.second_pool(3).await?;
+    let mut listener = PgListener::connect_with(postgres(&own)).await?;
+    listener.listen(NOTIFY_CHANNEL).await?;
+    for round in 0..20 {
+        let here = OutboxWaker::new();
+        let _notifier = OutboxNotifier::start(postgres(&own), &here).await?;
+        here.wake();
+        ensure!(heard(&db, &mut listener, Duration::from_millis(300)).await? > 0, "nobody was woken in round {round}");
+    }
     Ok(())
 }
 
