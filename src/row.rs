@@ -24,6 +24,8 @@ pub struct CommitColumns {
     pub(crate) checksum: i64,
     pub(crate) contents: Option<String>,
     pub(crate) body: Option<Vec<u8>>,
+    /// What is wrong with a column that holds what its type here cannot.
+    pub(crate) damage: Option<&'static str>,
 }
 
 impl CommitColumns {
@@ -55,6 +57,9 @@ pub(crate) fn commit_number(stream: &StreamName, value: i64) -> Result<CommitNum
 pub(crate) fn commit(stream: &StreamName, columns: CommitColumns) -> Result<StoredCommit> {
     let first_offset = offset(stream, columns.first_offset)?;
     let corrupt = |detail: &str| Error::corrupt(stream, first_offset, detail);
+    if let Some(damage) = columns.damage {
+        return Err(corrupt(damage));
+    }
     Ok(StoredCommit {
         commit_number: commit_number(stream, columns.commit_no)?,
         first_offset,

@@ -16,16 +16,16 @@ use crate::outbox::{
 use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
-/// A row as its columns say.
-pub struct SlowRow {
+/// A row as its columns say. Its texts may still be bytes: a driver's error about one would hide all rows after it.
+pub struct SlowRow<T = String> {
     pub(crate) recorded_at: i64,
     pub(crate) stream: i64,
     pub(crate) commit_number: i64,
     pub(crate) index: i64,
     pub(crate) row: i64,
-    pub(crate) aggregate_type: String,
-    pub(crate) aggregate_id: String,
-    pub(crate) contents: String,
+    pub(crate) aggregate_type: T,
+    pub(crate) aggregate_id: T,
+    pub(crate) contents: T,
     pub(crate) body: Vec<u8>,
     pub(crate) attempts: i64,
 }
@@ -36,7 +36,7 @@ pub(crate) fn contents(message: &Envelope) -> Result<String> {
     encoded.map_err(|fault| Error::Unencodable { what: "index of the message".to_owned(), source: fault.into() })
 }
 
-impl SlowRow {
+impl<T: AsRef<[u8]> + TryInto<String>> SlowRow<T> {
     /// A message of a commit keeps the id it had in the fast lane; so its row number is no part of it.
     fn id(&self) -> OutboxId {
         OutboxId {
@@ -54,7 +54,39 @@ impl SlowRow {
 
     /// Bytes that the row holds in memory, about.
     fn size(&self) -> usize {
-        self.contents.len() + self.body.len()
+        self.contents.as_ref().len() + self.body.len()
+    }
+
+    /// Who waits behind it.
+    fn key(&self) -> OrderKey {
+        let text = |text: &T| String::from_utf8_lossy(text.as_ref()).into_owned();
+        OrderKey::new(self.id(), &text(&self.aggregate_type), &text(&self.aggregate_id))
+    }
+
+    fn corrupt(&self, detail: &str) -> Error {
+        match StreamName::new(format!("outbox message {}", self.row)) {
+            Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
+            Err(error) => error,
+        }
+    }
+
+    fn with_texts(self) -> Result<SlowRow> {
+        let no_text = self.corrupt("one of its texts is none");
+        let texts = [self.aggregate_type, self.aggregate_id, self.contents].map(TryInto::try_into);
+        let [Ok(aggregate_type), Ok(aggregate_id), Ok(contents)] = texts else { return Err(no_text) };
+        let Self { recorded_at, stream, commit_number, index, row, body, attempts, .. } = self;
+        Ok(SlowRow {
+            recorded_at,
+            stream,
+            commit_number,
+            index,
+            row,
+            aggregate_type,
+            aggregate_id,
+            contents,
+            body,
+            attempts,
+        })
     }
 }
 
@@ -66,13 +98,15 @@ pub(crate) fn error_text(error: &impl Display, max_bytes: usize) -> String {
 }
 
 /// Rows in delivery order, as they come, up to a limit on their bytes; one at least.
-pub(crate) async fn page(mut rows: BoxStream<'_, sqlx::Result<SlowRow>>) -> sqlx::Result<WaitingPage> {
+pub(crate) async fn page<T: AsRef<[u8]> + TryInto<String>>(
+    mut rows: BoxStream<'_, sqlx::Result<SlowRow<T>>>,
+) -> sqlx::Result<WaitingPage> {
     let (mut page, mut bytes) = (WaitingPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
-        let (id, key) = (row.id(), OrderKey::new(row.id(), &row.aggregate_type, &row.aggregate_id));
+        let (id, key) = (row.id(), row.key());
         bytes += row.size();
         page.end = Some(id);
-        match record(row) {
+        match row.with_texts().and_then(record) {
             Ok(record) => page.records.push(record),
             Err(error) => page.damaged.push(Damage { id, key, error }),
         }
@@ -92,14 +126,11 @@ pub(crate) fn message(index: &str, body: Vec<u8>, recorded_at: i64) -> Result<En
     found.ok_or_else(|| "it holds no message".to_owned())
 }
 
-pub(crate) fn record(row: SlowRow) -> Result<OutboxRecord> {
+pub(crate) fn record(mut row: SlowRow) -> Result<OutboxRecord> {
     let (id, attempts) = (row.id(), row.attempts());
-    let SlowRow { recorded_at, aggregate_type, aggregate_id, contents, body, .. } = row;
-    let damaged = |detail: &str| match StreamName::new(format!("outbox message {}", row.row)) {
-        Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
-        Err(error) => error,
-    };
-    let envelope = message(&contents, body, recorded_at).map_err(|detail| damaged(&detail))?;
+    let envelope = message(&row.contents, std::mem::take(&mut row.body), row.recorded_at);
+    let envelope = envelope.map_err(|detail| row.corrupt(&detail))?;
+    let SlowRow { aggregate_type, aggregate_id, .. } = row;
     Ok(OutboxRecord { id, aggregate_type, aggregate_id, envelope, attempts })
 }
 

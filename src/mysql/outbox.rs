@@ -6,17 +6,15 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
 use super::acknowledge::{delete, marked_among, unmark};
-use super::{MySqlStore, classify, outbox_stats, read, text};
+use super::{MySqlStore, classify, outbox_stats, read};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
 use crate::outbox::{
-    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxStats, OutboxTables, PartitionLag, Selection,
-    WaitingPage,
+    LeftOver, Marked, MarkedColumns, MarkedPage, NewOutboxRecord, OutboxId, OutboxStats, OutboxTables, PartitionLag,
+    Selection, WaitingPage,
 };
-use crate::row;
 use crate::slow_lane::{self, SlowRow};
-use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
 #[async_trait]
@@ -193,37 +191,21 @@ async fn select_marked(
     .fetch(conn);
     let (mut page, mut bytes) = (MarkedPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
-        let (stream_key, columns) = (row.try_get(0)?, read::columns(&row, 4)?);
-        let id = OutboxId {
-            recorded_at: columns.recorded_at,
-            stream: stream_key,
-            commit_number: columns.commit_no,
-            index: 0,
-            row: 0,
+        let (stream, commit) = (row.try_get(0)?, read::columns(&row, 4)?);
+        let (recorded_at, commit_number) = (commit.recorded_at, commit.commit_no);
+        let columns = MarkedColumns {
+            // The mark is a column of the commit.
+            id: OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 },
+            stream_name: row.try_get(1)?,
+            persistence_key: row.try_get(2)?,
+            instance_id: row.try_get(3)?,
+            commit: Some(commit),
         };
         // Not counting the commit of `after`: a page of it alone would be the end for ever.
-        if id != (OutboxId { index: 0, row: 0, ..after }) {
+        if columns.id != after.commit() {
             bytes += columns.size();
         }
-        let name = text(row.try_get(1)?)?;
-        let marked = StreamName::new(name).and_then(|stream| {
-            let commit = row::commit(&stream, columns)?;
-            Ok((stream, commit))
-        });
-        let (stream, commit) = match marked {
-            Ok(marked) => marked,
-            Err(error) => {
-                page.damaged.push((id, error));
-                continue;
-            }
-        };
-        page.commits.push(Marked {
-            stream_key,
-            aggregate_type: row.try_get::<Option<_>, _>(2)?.map(text).transpose()?.unwrap_or_default(),
-            aggregate_id: row.try_get::<Option<_>, _>(3)?.map_or_else(|| Ok(stream.as_str().to_owned()), text)?,
-            stream,
-            commit,
-        });
+        columns.judge(&mut page);
         if bytes >= PAGE_BYTES {
             page.cut = true;
             break;
@@ -301,8 +283,8 @@ async fn select_waiting(
             commit_number: row.try_get(2)?,
             index: row.try_get(3)?,
             row: row.try_get(4)?,
-            aggregate_type: text(row.try_get(5)?)?,
-            aggregate_id: text(row.try_get(6)?)?,
+            aggregate_type: row.try_get::<Vec<u8>, _>(5)?,
+            aggregate_id: row.try_get(6)?,
             contents: row.try_get(7)?,
             body: row.try_get(8)?,
             attempts: row.try_get(9)?,

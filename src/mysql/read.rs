@@ -26,6 +26,7 @@ pub(super) fn columns(row: &MySqlRow, at: usize) -> sqlx::Result<CommitColumns> 
         checksum: row.try_get(at + 7)?,
         contents: row.try_get(at + 8)?,
         body: row.try_get(at + 9)?,
+        damage: None,
     })
 }
 

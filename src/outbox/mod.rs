@@ -22,6 +22,7 @@ mod dead_letter;
 mod find;
 mod id;
 mod lanes;
+mod marked_columns;
 mod stats;
 pub(crate) mod subscription;
 
@@ -30,6 +31,7 @@ pub(crate) use dead_letter::{DeadLetterTables, DeadPage, Failure, Next};
 pub(crate) use find::{Damage, Found, OrderKey, WaitingPage, find};
 pub use id::OutboxId;
 pub(crate) use lanes::{LeftOver, Marked, MarkedPage, OutboxTables, Selection, settle};
+pub(crate) use marked_columns::MarkedColumns;
 pub use stats::{OutboxStats, PartitionLag};
 pub use subscription::{
     LOCK_MAX_DURATION, LockRelease, MAX_DISPATCHERS, SUBS_EXPIRATION_AFTER, Subscribed, Subscription,

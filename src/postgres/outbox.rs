@@ -11,12 +11,10 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::message_store::PAGE_BYTES;
 use crate::outbox::{
-    LeftOver, Marked, MarkedPage, NewOutboxRecord, OutboxId, OutboxStats, OutboxTables, PartitionLag, Selection,
-    WaitingPage,
+    LeftOver, Marked, MarkedColumns, MarkedPage, NewOutboxRecord, OutboxId, OutboxStats, OutboxTables, PartitionLag,
+    Selection, WaitingPage,
 };
-use crate::row;
 use crate::slow_lane::{self, SlowRow};
-use crate::stream_name::StreamName;
 use crate::timestamp::Timestamp;
 
 #[async_trait]
@@ -123,7 +121,9 @@ async fn select_marked(
 ) -> sqlx::Result<MarkedPage> {
     let mut rows = sqlx::query(
         "SELECT
-            c.stream_id,
+            o.recorded_at,
+            o.stream_id,
+            o.commit_no,
             s.stream_name,
             s.persistence_key,
             s.instance_id,
@@ -165,10 +165,11 @@ async fn select_marked(
                 commit_no
             LIMIT $4
         ) AS o
-        JOIN saga_commit AS c
+        -- A mark without its commit takes a place on the page, too, and is to be told.
+        LEFT JOIN saga_commit AS c
             ON c.stream_id = o.stream_id
             AND c.commit_no = o.commit_no
-        JOIN saga_stream AS s
+        LEFT JOIN saga_stream AS s
             ON s.stream_id = o.stream_id
         ORDER BY
             o.recorded_at,
@@ -184,43 +185,31 @@ async fn select_marked(
     .fetch(conn);
     let (mut page, mut bytes) = (MarkedPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
-        let (stream_key, columns) = (row.try_get(0)?, read::columns(&row, 4)?);
-        let id = OutboxId {
-            recorded_at: columns.recorded_at,
-            stream: stream_key,
-            commit_number: columns.commit_no,
-            index: 0,
-            row: 0,
-        };
+        let columns = marked_columns(&row)?;
         // Not counting the commit of `after`: a page of it alone would be the end for ever.
-        if id != (OutboxId { index: 0, row: 0, ..after }) {
+        if columns.id != after.commit() {
             bytes += columns.size();
         }
-        let name: String = row.try_get(1)?;
-        let marked = StreamName::new(name).and_then(|stream| {
-            let commit = row::commit(&stream, columns)?;
-            Ok((stream, commit))
-        });
-        let (stream, commit) = match marked {
-            Ok(marked) => marked,
-            Err(error) => {
-                page.damaged.push((id, error));
-                continue;
-            }
-        };
-        page.commits.push(Marked {
-            stream_key,
-            aggregate_type: row.try_get::<Option<String>, _>(2)?.unwrap_or_default(),
-            aggregate_id: row.try_get::<Option<String>, _>(3)?.unwrap_or_else(|| stream.as_str().to_owned()),
-            stream,
-            commit,
-        });
+        columns.judge(&mut page);
         if bytes >= PAGE_BYTES {
             page.cut = true;
             break;
         }
     }
     Ok(page)
+}
+
+fn marked_columns(row: &PgRow) -> sqlx::Result<MarkedColumns> {
+    let (recorded_at, stream, commit_number) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let text = |at| Ok::<_, sqlx::Error>(row.try_get::<Option<String>, _>(at)?.map(String::into_bytes));
+    let has_commit = row.try_get::<Option<i64>, _>(6)?.is_some();
+    Ok(MarkedColumns {
+        id: OutboxId { recorded_at, stream, commit_number, index: 0, row: 0 },
+        stream_name: text(3)?,
+        persistence_key: text(4)?,
+        instance_id: text(5)?,
+        commit: has_commit.then(|| read::columns(row, 6)).transpose()?,
+    })
 }
 
 async fn select_waiting(
@@ -288,7 +277,7 @@ async fn select_waiting(
             commit_number: row.try_get(2)?,
             index: row.try_get(3)?,
             row: row.try_get(4)?,
-            aggregate_type: row.try_get(5)?,
+            aggregate_type: row.try_get::<String, _>(5)?,
             aggregate_id: row.try_get(6)?,
             contents: row.try_get(7)?,
             body: row.try_get(8)?,

@@ -25,6 +25,7 @@ pub(super) fn columns(row: &PgRow, at: usize) -> sqlx::Result<CommitColumns> {
         checksum: row.try_get(at + 8)?,
         contents: row.try_get(at + 9)?,
         body: row.try_get(at + 10)?,
+        damage: None,
     })
 }
 

@@ -6,9 +6,8 @@ use sqlx::{Row, SqliteConnection};
 use super::packed::{self, Bytes, Lists, PackedCommits};
 use super::read;
 use crate::message_store::PAGE_BYTES;
-use crate::outbox::{Marked, MarkedPage, OutboxId, Selection};
-use crate::row::{self, CommitColumns};
-use crate::stream_name::StreamName;
+use crate::outbox::{MarkedColumns, MarkedPage, OutboxId, Selection};
+use crate::row::CommitColumns;
 
 /// Where the marks of a page are found, in delivery order.
 macro_rules! page_of_marks {
@@ -54,43 +53,10 @@ pub(super) async fn select(
     select_rows(conn, selection, after, limit).await
 }
 
-/// A marked commit as its columns and those of its stream say.
-pub(super) struct MarkedColumns {
-    stream_key: i64,
-    stream_name: String,
-    persistence_key: Option<String>,
-    instance_id: Option<String>,
-    commit: CommitColumns,
-}
-
-impl MarkedColumns {
-    fn id(&self) -> OutboxId {
-        OutboxId {
-            recorded_at: self.commit.recorded_at,
-            stream: self.stream_key,
-            commit_number: self.commit.commit_no,
-            index: 0,
-            row: 0,
-        }
-    }
-
-    fn judge(self, page: &mut MarkedPage) {
-        let id = self.id();
-        let marked = StreamName::new(self.stream_name).and_then(|stream| {
-            let commit = row::commit(&stream, self.commit)?;
-            Ok((stream, commit))
-        });
-        match marked {
-            Ok((stream, commit)) => page.commits.push(Marked {
-                stream_key: self.stream_key,
-                aggregate_type: self.persistence_key.unwrap_or_default(),
-                aggregate_id: self.instance_id.unwrap_or_else(|| stream.as_str().to_owned()),
-                stream,
-                commit,
-            }),
-            Err(error) => page.damaged.push((id, error)),
-        }
-    }
+/// The mark is a column of the commit.
+fn id(stream: i64, commit: &CommitColumns) -> OutboxId {
+    let CommitColumns { recorded_at, commit_no, .. } = *commit;
+    OutboxId { recorded_at, stream, commit_number: commit_no, index: 0, row: 0 }
 }
 
 /// A packed page of the outbox. Its texts are name, persistence key and instance of each commit's stream.
@@ -120,15 +86,13 @@ impl OutboxPage<'_> {
         for _ in 0..count {
             let [streams, numbers, names, persistence_keys, instances] = &mut columns;
             let (stream_key, commit_no) = (streams.next()?, numbers.next()?);
-            let mut nullable = |length: i64| if length < 0 { Some(None) } else { texts.text(length).map(Some) };
-            let next = MarkedColumns {
-                stream_key,
-                stream_name: nullable(names.next()?)??,
-                persistence_key: nullable(persistence_keys.next()?)?,
-                instance_id: nullable(instances.next()?)?,
-                commit: commits.next(commit_no)?,
-            };
-            if marked.last().is_some_and(|last| last.id() >= next.id()) {
+            let mut nullable = |length: i64| if length < 0 { Some(None) } else { texts.bytes(length).map(Some) };
+            let (stream_name, persistence_key) = (nullable(names.next()?)?, nullable(persistence_keys.next()?)?);
+            let instance_id = nullable(instances.next()?)?;
+            let commit = commits.next(commit_no)?;
+            let id = id(stream_key, &commit);
+            let next = MarkedColumns { id, stream_name, persistence_key, instance_id, commit: Some(commit) };
+            if marked.last().is_some_and(|last| last.id >= next.id) {
                 return None;
             }
             marked.push(next);
@@ -250,16 +214,17 @@ async fn select_rows(
     .fetch(conn);
     let (mut page, mut bytes) = (MarkedPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
+        let commit = read::columns(&row, 4)?;
         let columns = MarkedColumns {
-            stream_key: row.try_get(0)?,
+            id: id(row.try_get(0)?, &commit),
             stream_name: row.try_get(1)?,
             persistence_key: row.try_get(2)?,
             instance_id: row.try_get(3)?,
-            commit: read::columns(&row, 4)?,
+            commit: Some(commit),
         };
         // Not counting the commit of `after`: a page of it alone would be the end for ever.
-        if columns.id() != (OutboxId { index: 0, row: 0, ..after }) {
-            bytes += columns.commit.size();
+        if columns.id != after.commit() {
+            bytes += columns.size();
         }
         columns.judge(&mut page);
         if bytes >= PAGE_BYTES {

@@ -184,7 +184,7 @@ async fn select_waiting(
             commit_number: row.try_get(2)?,
             index: row.try_get(3)?,
             row: row.try_get(4)?,
-            aggregate_type: row.try_get(5)?,
+            aggregate_type: row.try_get::<Vec<u8>, _>(5)?,
             aggregate_id: row.try_get(6)?,
             contents: row.try_get(7)?,
             body: row.try_get(8)?,

@@ -182,6 +182,7 @@ impl<'r> PackedCommits<'r> {
             contents: Some(self.contents.text(self.contents_length.next()?)?),
             // Copied, so that who keeps one small message does not keep the page.
             body: Some(self.body.take(self.body_length.next()?)?.to_vec()),
+            damage: None,
         })
     }
 
@@ -215,7 +216,11 @@ impl<'r> Bytes<'r> {
         Uuid::from_slice(self.take(ID_BYTES)?).ok()
     }
 
-    pub(super) fn text(&mut self, length: i64) -> Option<String> {
+    pub(super) fn bytes(&mut self, length: i64) -> Option<Vec<u8>> {
+        self.take(length).map(<[u8]>::to_vec)
+    }
+
+    fn text(&mut self, length: i64) -> Option<String> {
         std::str::from_utf8(self.take(length)?).ok().map(str::to_owned)
     }
 

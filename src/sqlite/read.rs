@@ -14,7 +14,23 @@ use crate::row::{self, CommitColumns};
 use crate::stream_name::StreamName;
 
 /// The columns of a commit, in the order in which every statement here selects them, from `at` on.
+/// Any bytes can stand where texts and ids should: an error of the driver would hide all rows after this one.
 pub(super) fn columns(row: &SqliteRow, at: usize) -> sqlx::Result<CommitColumns> {
+    let mut damage = None;
+    let mut id = |bytes: Option<Vec<u8>>| {
+        let id = bytes.map(|bytes| Uuid::from_slice(&bytes)).transpose();
+        id.unwrap_or_else(|_| {
+            damage = Some("an id in it is none");
+            None
+        })
+    };
+    let (causation_id, correlation_id) = (id(row.try_get(at + 5)?), id(row.try_get(at + 6)?));
+    let contents = row.try_get::<Option<Vec<u8>>, _>(at + 8)?.map(|bytes| {
+        String::from_utf8(bytes).unwrap_or_else(|_| {
+            damage = Some("its contents are no text");
+            String::new()
+        })
+    });
     Ok(CommitColumns {
         commit_no: row.try_get(at)?,
         first_offset: row.try_get(at + 1)?,
@@ -22,11 +38,12 @@ pub(super) fn columns(row: &SqliteRow, at: usize) -> sqlx::Result<CommitColumns>
         completed: row.try_get(at + 3)?,
         recorded_at: row.try_get(at + 4)?,
         order_token: 0,
-        causation_id: row.try_get::<Option<Uuid>, _>(at + 5)?,
-        correlation_id: row.try_get::<Option<Uuid>, _>(at + 6)?,
+        causation_id,
+        correlation_id,
         checksum: row.try_get(at + 7)?,
-        contents: row.try_get(at + 8)?,
+        contents,
         body: row.try_get(at + 9)?,
+        damage,
     })
 }
 

@@ -10,6 +10,9 @@ clauses! {
     damage_is_counted_in_the_shares_of_all_workers: FUSED,
     a_damaged_row_holds_up_its_stream_and_no_other,
     many_large_damaged_rows_hold_up_no_other_stream,
+    what_is_no_text_or_no_id_holds_up_its_stream_and_no_other: SQLITE_FILE,
+    names_that_are_no_text_hold_up_their_streams_and_no_other: MYSQL,
+    marks_without_a_commit_hold_up_no_other_stream: POSTGRES,
 }
 
 /// Spoils the checksum of one commit.
@@ -101,5 +104,79 @@ async fn many_large_damaged_rows_hold_up_no_other_stream<DB: Subject>(db: TestDb
     let dispatched = dispatcher.dispatch_once().await?;
     assert_eq!((dispatched.delivered, dispatched.damaged), (1, 7));
     assert_eq!(numbers(&sent.records()), [7]);
+    Ok(())
+}
+
+/// The driver's error about one such row ended every look at the share of its worker.
+async fn what_is_no_text_or_no_id_holds_up_its_stream_and_no_other<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const NO_TEXT: &str = "CAST(x'7bff7d' AS TEXT)";
+    for damage in [
+        format!("UPDATE saga_commit SET contents = {NO_TEXT}"),
+        "UPDATE saga_commit SET causation_id = x'01'".to_owned(),
+        "UPDATE saga_commit SET correlation_id = zeroblob(17)".to_owned(),
+        format!("UPDATE saga_stream SET instance_id = {NO_TEXT}"),
+    ] {
+        one_is_damaged(&db, &damage).await?;
+    }
+    db.save_records(&["bad", "good"].map(|id| NewOutboxRecord::new("account", id, event(1)))).await?;
+    for column in ["contents", "aggregate_type"] {
+        let spoilt = db.sql(format!("UPDATE saga_outbox_message SET {column} = {NO_TEXT} WHERE aggregate_id = 'bad'"));
+        assert_eq!(spoilt.await?, 1);
+        let dispatched = db.dispatcher(Sent::default().emitter()).dispatch_once().await?;
+        assert_eq!((dispatched.delivered, dispatched.damaged), (u64::from(column == "contents"), 1), "{column}");
+    }
+    db.sql("DELETE FROM saga_outbox_message").await.map(drop)
+}
+
+/// One of two instances is damaged, and the other is delivered by a page that is read row by row, and by a packed one.
+async fn one_is_damaged<DB: Subject>(db: &TestDb<DB>, damage: &str) -> Clause {
+    db.will_relay();
+    db.will_damage();
+    for batch in [5, 100] {
+        for id in ["bad", "good"] {
+            db.publish(&Counter, id, [added(1)]).await?;
+        }
+        let name = DB::text(stream_of(&Counter, "bad").as_str());
+        let key = format!("(SELECT stream_id FROM saga_stream WHERE stream_name = {name})");
+        assert_eq!(db.sql(format!("{damage} WHERE stream_id = {key}")).await?, 1, "{damage}");
+        let sent = Sent::default();
+        let settings = quick().with_batch(batch)?.with_workers(1)?;
+        let dispatched = db.dispatcher(sent.emitter()).with_settings(settings).dispatch_once().await?;
+        assert_eq!((dispatched.delivered, dispatched.damaged), (1, 1), "{damage}");
+        assert_eq!(sent.of("good"), [1]);
+        for table in ["saga_commit", "saga_stream"] {
+            db.sql(format!("DELETE FROM {table}")).await?;
+        }
+        if db.count("SELECT COUNT(*) FROM saga_snapshot").await? > 0 {
+            db.sql("DELETE FROM saga_snapshot").await?;
+        }
+    }
+    Ok(())
+}
+
+async fn names_that_are_no_text_hold_up_their_streams_and_no_other<DB: Subject>(db: TestDb<DB>) -> Clause {
+    one_is_damaged(&db, "UPDATE saga_stream SET instance_id = X'7bff7d'").await?;
+    db.save_records(&["bad", "good"].map(|id| NewOutboxRecord::new("account", id, event(1)))).await?;
+    let spoilt = db.sql("UPDATE saga_outbox_message SET aggregate_type = X'7bff7d' WHERE aggregate_id = 'bad'");
+    assert_eq!(spoilt.await?, 1);
+    let dispatched = db.dispatcher(Sent::default().emitter()).dispatch_once().await?;
+    assert_eq!((dispatched.delivered, dispatched.damaged), (1, 1));
+    db.sql("DELETE FROM saga_outbox_message").await.map(drop)
+}
+
+/// They filled the page and gave nothing, which was taken for the end of the outbox.
+async fn marks_without_a_commit_hold_up_no_other_stream<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_damage();
+    db.publish(&Counter, "good", [added(1)]).await?;
+    let marked = db.sql(
+        "INSERT INTO saga_outbox (recorded_at, stream_id, commit_no, message_count)
+        SELECT 0, 1000 + n, 1, 1 FROM generate_series(1, 4) AS n",
+    );
+    assert_eq!(marked.await?, 4);
+    let sent = Sent::default();
+    let dispatcher = db.dispatcher(sent.emitter()).with_settings(quick().with_batch(3)?.with_workers(1)?);
+    let dispatched = dispatcher.dispatch_once().await?;
+    assert_eq!((dispatched.delivered, dispatched.damaged), (1, 4));
+    assert_eq!(sent.of("good"), [1]);
     Ok(())
 }
