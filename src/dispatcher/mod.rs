@@ -35,7 +35,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use sqlx::Pool;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use self::ownership::Ownership;
@@ -61,8 +61,10 @@ pub use settings::{
 };
 pub use worker::{Dispatched, MAX_LAST_ERROR_BYTES};
 
-/// How long handing partitions back may take at the least: a statement for each.
-const HAND_BACK_WITHIN: Duration = Duration::from_secs(2);
+/// How long after its grace a dispatcher ends at the latest: so long a database may take for what is to be done last.
+const END_WITHIN: Duration = Duration::from_secs(2);
+/// The part of it that is kept for handing partitions back: a statement for each.
+const HAND_BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Relays messages from the outbox of a database to an [`Emitter`].
 pub struct Dispatcher<DB: Backend> {
@@ -121,7 +123,8 @@ impl<DB: Backend> Dispatcher<DB> {
     pub async fn dispatch_once(&self) -> Result<Dispatched> {
         let shared = self.shared();
         let (_stopper, stop) = stopper();
-        let mut drained = shared.ownership.refresh().await.map(|_| Dispatched::default());
+        let conn = shared.ownership.connect().await;
+        let mut drained = shared.ownership.refresh(conn).await.map(|_| Dispatched::default());
         if let Ok(total) = &mut drained {
             // The leases may have to be renewed before everything is relayed.
             let (drainer, is_drained) = stopper();
@@ -144,11 +147,11 @@ impl<DB: Backend> Dispatcher<DB> {
         Ok(drained)
     }
 
-    /// Relays until `shutdown` completes; then waits for what is under way, no longer than the grace, and hands its
-    /// partitions and its slot back. A database that does not answer then holds that up for half the grace if there is
-    /// something to acknowledge, and for the grace, at least two seconds, for handing back. One that cannot be reached
-    /// before is tried again for as long as it takes; so is what panics, as an emitter's error may or who listens to
-    /// `tracing`. Dropped half-way, it sends nothing more, and its share is free after expiry.
+    /// Relays until `shutdown` completes; then waits for what is under way, no longer than the grace, acknowledges it, and
+    /// hands its partitions and its slot back. It ends two seconds after the grace at the latest, also if the database does
+    /// not answer then: what is not handed back expires. A database that cannot be reached before is tried again for as
+    /// long as it takes; so is what panics, as an emitter's error may or who listens to `tracing`. Dropped half-way, it sends
+    /// nothing more, and its share is free after expiry.
     ///
     /// Needs a tokio runtime with time and I/O.
     pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> Dispatched {
@@ -163,20 +166,20 @@ impl<DB: Backend> Dispatcher<DB> {
 
         let grace = self.settings.stop_grace;
         stopper.stop(grace);
-        let acknowledged = Instant::now() + grace * 3 / 2;
+        let end_of_all = Instant::now() + grace + END_WITHIN;
         let mut total = Dispatched::default();
         // What is under way ends by itself within the grace; acknowledging it may hang.
-        while let Ok(Some(ended)) = timeout_at(acknowledged, workers.join_next()).await {
+        while let Ok(Some(ended)) = timeout_at(end_of_all - HAND_BACK_WITHIN, workers.join_next()).await {
             total.add_other(ended.unwrap_or_default());
         }
         workers.abort_all();
         ender.stop(Duration::ZERO);
         let leave = async {
-            // Not cut short, lest it be granted a lease that nobody knows of.
+            // Not cut short while it asks for leases, lest it be granted one that nobody knows of.
             keeper.join_next().await;
             shared.ownership.leave().await
         };
-        match timeout(grace.max(HAND_BACK_WITHIN), leave).await {
+        match timeout_at(end_of_all, leave).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => telemetry::failing("handing partitions back", &error),
             Err(_) => tracing::warn!(target: "sagastore", "partitions were not handed back in time; they expire"),
@@ -203,7 +206,12 @@ async fn keep<DB: Backend>(shared: Arc<Shared<DB>>, waker: OutboxWaker, stop: St
 async fn hold<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker, stop: &Stop, end: &Stop) {
     let mut measured = None::<Instant>;
     while !stop.is_requested() {
-        match shared.ownership.refresh().await {
+        let refreshed = tokio::select! {
+            conn = shared.ownership.connect() => shared.ownership.refresh(conn).await,
+            // Nothing is asked yet: a stop need not wait for a connection.
+            () = stop.requested() => break,
+        };
+        match refreshed {
             // Messages may have waited in what was taken over.
             Ok(true) => waker.wake_for_another(),
             Ok(false) => {}

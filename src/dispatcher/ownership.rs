@@ -83,9 +83,9 @@ impl<DB: Backend> Ownership<DB> {
     }
 
     /// Keeps, or gets, a slot; takes the share of the partitions that goes with it, as far as it is free, and
-    /// hands over what others are to have. True if something was taken.
-    pub(super) async fn refresh(&self) -> Result<bool> {
-        let mut conn = self.connect().await?;
+    /// hands over what others are to have, on a connection, if there is one. True if something was taken.
+    pub(super) async fn refresh(&self, conn: Result<GuardedConnection<DB>>) -> Result<bool> {
+        let mut conn = conn?;
         let refreshed = self.refresh_on(&mut conn).await;
         conn.release();
         refreshed
@@ -214,6 +214,9 @@ impl<DB: Backend> Ownership<DB> {
             (held.leaving, held.busy) = (true, false);
         }
         let subscription = lock(&self.subscription).take();
+        if subscription.is_none() && lock(&self.held).is_empty() {
+            return Ok(());
+        }
         let mut conn = self.connect().await?;
         let left = async {
             self.hand_over(&mut conn).await?;

@@ -7,13 +7,14 @@ use sagastore::dispatcher::{Dispatcher, DispatcherSettings, MAX_STOP_GRACE};
 use sagastore::emitter::ChannelEmitter;
 
 use crate::harness::sample::{Counter, added};
-use crate::harness::{Clause, Relay, Sent, Subject, TestDb, clauses, quick, scaled, until};
+use crate::harness::{Clause, Proxy, Relay, Sent, Subject, TestDb, clauses, quick, scaled, until};
 
 clauses! {
     what_is_under_way_is_finished_and_nothing_else_begun,
     what_takes_longer_than_the_grace_is_delivered_again,
     what_takes_longer_than_a_lease_is_finished_within_the_grace,
     a_database_that_does_not_answer_holds_up_no_stop: SEVERAL_CONNECTIONS,
+    a_server_that_stops_answering_holds_up_no_stop_for_longer_than_the_grace: SERVERS,
     connections_that_are_cut_are_replaced: SERVERS,
     starting_and_stopping_leaves_nothing_behind,
     a_run_that_is_dropped_leaves_its_share_to_expire,
@@ -87,6 +88,32 @@ async fn a_database_that_does_not_answer_holds_up_no_stop<DB: Subject>(db: TestD
     let began = Instant::now();
     relay.stop().await?;
     ensure!(began.elapsed() < Duration::from_millis(2900), "it took {:?}", began.elapsed());
+    Ok(())
+}
+
+/// It waited for half the grace to acknowledge, and then for all of it to hand back.
+async fn a_server_that_stops_answering_holds_up_no_stop_for_longer_than_the_grace<DB: Subject>(
+    db: TestDb<DB>,
+) -> Clause {
+    db.will_relay();
+    for (grace, most) in [(3_500, 6_200), (200, 2_900)] {
+        db.publish(&Counter, "a", [added(1)]).await?;
+        let proxy = Proxy::start(DB::port(db.home())).await?;
+        let (emitter, mut sent) = ChannelEmitter::new(10);
+        let settings = quick().with_stop_grace(Duration::from_millis(grace));
+        let dispatcher = Dispatcher::new(db.pool_through(&proxy, 4).await?, emitter).with_settings(settings);
+        let relay = Relay::start(dispatcher);
+        let under_way = sent.recv().await.context("nothing was sent")?;
+        proxy.freeze();
+        let began = Instant::now();
+        let stopping = tokio::spawn(relay.stop());
+        under_way.delivered();
+        assert_eq!(stopping.await??.delivered, 0);
+        ensure!(began.elapsed() < Duration::from_millis(most), "grace {grace} ms: it took {:?}", began.elapsed());
+        proxy.cut();
+        db.expire_leases("1 = 1").await?;
+        db.dispatcher(Sent::default().emitter()).dispatch_once().await?;
+    }
     Ok(())
 }
 
