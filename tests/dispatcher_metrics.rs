@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use sagastore::dispatcher::{DeliveryRetry, Dispatcher, DispatcherSettings};
 use sagastore::emitter::emitter_fn;
 use sagastore::sqlite::SqliteStore;
 use sagastore::{Envelope, MessageKind, NewOutboxRecord, OutboxRecord, OutboxRepository, migrate};
 use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
+use tokio::sync::oneshot;
 
 async fn pool_with_ten_messages() -> SqlitePool {
     let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
@@ -58,4 +59,60 @@ async fn deliveries_failures_and_age_of_the_oldest_are_counted_and_measured() {
     assert_eq!(counted, [7.0, 3.0, 3.0]);
     let oldest = values["sagastore_outbox_oldest_age_seconds"];
     assert!((0.0..60.0).contains(&oldest), "{oldest}");
+}
+
+/// Those above zero among the partitions whose number of messages has a gauge.
+fn pending(snapshotter: &Snapshotter) -> usize {
+    let snapshot = snapshotter.snapshot().into_vec();
+    let of_partitions = snapshot.iter().filter(|(key, ..)| key.key().name() == "sagastore_outbox_partition_pending");
+    of_partitions.filter(|(.., value)| matches!(value, DebugValue::Gauge(gauge) if gauge.into_inner() > 0.0)).count()
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain for {what}");
+}
+
+/// They kept what they showed last, for as long as the process ran.
+#[tokio::test]
+async fn partitions_that_are_handed_over_leave_no_number_behind() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+
+    let pool = pool_with_ten_messages().await;
+    // A message in each partition, which nobody can read.
+    sqlx::query(
+        "WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 63)
+        INSERT INTO saga_outbox_message (
+            partition_no, recorded_at, stream_id, commit_no, message_index, available_at,
+            aggregate_type, aggregate_id, contents, body
+        )
+        SELECT n, 0, 0, 0, 0, 0, 'damaged', n, '', x'' FROM n",
+    )
+    .execute(&pool)
+    .await
+    .expect("inserts");
+    let dispatcher = || {
+        let settings = DispatcherSettings::default().with_poll_interval(Duration::from_millis(20)).expect("valid");
+        Dispatcher::new(pool.clone(), emitter_fn(async |_| Ok::<_, std::io::Error>(()))).with_settings(settings)
+    };
+    let ((one, stop_one), (two, stop_two)) = (oneshot::channel::<()>(), oneshot::channel::<()>());
+    let (first, second) = (dispatcher(), dispatcher());
+    let clause = async {
+        until("the first measurement", || pending(&snapshotter) == 64).await;
+        let other = second.run(async { drop(stop_two.await) });
+        let handed_over = async {
+            until("half of them", || pending(&snapshotter) == 32).await;
+            drop((one, two));
+        };
+        tokio::join!(other, handed_over);
+    };
+    tokio::join!(first.run(async { drop(stop_one.await) }), clause);
+    assert_eq!(pending(&snapshotter), 0, "nobody holds any");
 }

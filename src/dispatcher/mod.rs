@@ -42,6 +42,7 @@ use self::ownership::Ownership;
 use self::restart::unless_it_panics;
 use self::retries::Retries;
 use self::stop::{Stop, stopper};
+use self::telemetry::Gauges;
 use self::worker::{Horizon, Shared, pause};
 use crate::backend::Backend;
 use crate::emitter::Emitter;
@@ -199,11 +200,13 @@ impl<DB: Backend> Dispatcher<DB> {
 
 /// Looks after slot and leases until the end, also after a panic.
 async fn keep<DB: Backend>(shared: Arc<Shared<DB>>, waker: OutboxWaker, stop: Stop, end: Stop) {
-    while unless_it_panics("looking after its partitions", &stop, hold(&shared, &waker, &stop, &end)).await.is_none() {}
+    let (doing, mut gauges) = ("looking after its partitions", Gauges::default());
+    while unless_it_panics(doing, &stop, hold(&shared, &waker, &stop, &end, &mut gauges)).await.is_none() {}
+    gauges.keep(&[]);
 }
 
 /// Looks after slot and leases; once a stop is requested, only keeps the leases under which messages are under way.
-async fn hold<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker, stop: &Stop, end: &Stop) {
+async fn hold<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker, stop: &Stop, end: &Stop, gauges: &mut Gauges) {
     let mut measured = None::<Instant>;
     while !stop.is_requested() {
         let refreshed = tokio::select! {
@@ -217,9 +220,10 @@ async fn hold<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker, stop: &Stop
             Ok(false) => {}
             Err(error) => telemetry::failing("looking after its partitions", &error),
         }
+        gauges.keep(&shared.ownership.partitions());
         if telemetry::MEASURES && measured.is_none_or(|at| at.elapsed() >= telemetry::MEASURE_INTERVAL) {
             measured = Some(Instant::now());
-            if let Err(error) = measure(shared).await {
+            if let Err(error) = measure(shared, gauges).await {
                 telemetry::failing("measuring the outbox", &error);
             }
         }
@@ -245,11 +249,11 @@ async fn renew<DB: Backend>(shared: &Shared<DB>, end: &Stop) {
     }
 }
 
-async fn measure<DB: Backend>(shared: &Shared<DB>) -> Result<()> {
+async fn measure<DB: Backend>(shared: &Shared<DB>, gauges: &mut Gauges) -> Result<()> {
     let mut conn = shared.ownership.connect().await?;
     let lag = shared.store.lag(&mut conn).await;
     conn.release();
-    telemetry::measured(&shared.ownership.partitions(), &lag?);
+    gauges.measured(&shared.ownership.partitions(), &lag?);
     Ok(())
 }
 

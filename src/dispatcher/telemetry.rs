@@ -64,22 +64,45 @@ pub(super) fn settled(dispatched: &Dispatched) {
     tracing::debug!(name: "outbox.settled", target: "sagastore", delivered, failed, dead, "messages were acknowledged");
 }
 
-/// The partitions of this dispatcher; one that is not in `lag` has nothing to do.
+/// The partitions that have gauges.
+#[derive(Debug, Default)]
+pub(super) struct Gauges(#[cfg(feature = "metrics")] std::collections::BTreeSet<i64>);
+
+#[cfg(feature = "metrics")]
+fn set(partition: i64, age: Duration, pending: u64) {
+    let label = partition.to_string();
+    let pending = u32::try_from(pending).map_or(f64::from(u32::MAX), f64::from);
+    metrics::gauge!("sagastore_outbox_partition_lag_seconds", "partition" => label.clone()).set(age.as_secs_f64());
+    metrics::gauge!("sagastore_outbox_partition_pending", "partition" => label).set(pending);
+}
+
 #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "there are no gauges"))]
-pub(super) fn measured(held: &[i64], lag: &[PartitionLag]) {
-    #[cfg(feature = "metrics")]
-    {
-        let oldest = lag.iter().map(|lag| lag.oldest_age).max().unwrap_or_default();
-        metrics::gauge!("sagastore_outbox_oldest_age_seconds").set(oldest.as_secs_f64());
-        for partition in held {
-            let found = lag.iter().find(|lag| lag.partition == *partition);
-            let (age, pending) = found.map_or((Duration::ZERO, 0), |lag| (lag.oldest_age, lag.pending));
-            let label = partition.to_string();
-            let pending = u32::try_from(pending).map_or(f64::from(u32::MAX), f64::from);
-            metrics::gauge!("sagastore_outbox_partition_lag_seconds", "partition" => label.clone())
-                .set(age.as_secs_f64());
-            metrics::gauge!("sagastore_outbox_partition_pending", "partition" => label).set(pending);
+impl Gauges {
+    /// The partitions of this dispatcher; one that is not in `lag` has nothing to do.
+    pub(super) fn measured(&mut self, held: &[i64], lag: &[PartitionLag]) {
+        #[cfg(feature = "metrics")]
+        {
+            let oldest = lag.iter().map(|lag| lag.oldest_age).max().unwrap_or_default();
+            metrics::gauge!("sagastore_outbox_oldest_age_seconds").set(oldest.as_secs_f64());
+            for partition in held {
+                let found = lag.iter().find(|lag| lag.partition == *partition);
+                let (age, pending) = found.map_or((Duration::ZERO, 0), |lag| (lag.oldest_age, lag.pending));
+                set(*partition, age, pending);
+                self.0.insert(*partition);
+            }
         }
+    }
+
+    /// Lets nothing stand for what is not held any more.
+    pub(super) fn keep(&mut self, held: &[i64]) {
+        #[cfg(feature = "metrics")]
+        self.0.retain(|partition| {
+            let is_held = held.contains(partition);
+            if !is_held {
+                set(*partition, Duration::ZERO, 0);
+            }
+            is_held
+        });
     }
 }
 
