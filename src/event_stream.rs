@@ -17,7 +17,8 @@ pub const STREAM_POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How many events an [`EventStream`] reads at once by default.
 pub const DEFAULT_FETCH_SIZE: u32 = 500;
 
-/// A place in a stream, moving forward. Holds no connection, transaction or cursor between calls.
+/// A place in a stream, moving forward. Holds no connection, transaction or cursor between calls, and the events of a page,
+/// which ends at about [`PAGE_BYTES`](crate::PAGE_BYTES).
 #[derive(Clone, Debug)]
 pub struct EventStream {
     stream: StreamName,
@@ -62,7 +63,7 @@ impl EventStream {
         conn: &mut DB::Connection,
     ) -> Result<Option<RecordedEvent>> {
         if self.buffer.is_empty() {
-            let page = store.read_page(conn, &self.stream, self.next, self.fetch_size).await?;
+            let page = store.read_bounded_page(conn, &self.stream, self.next, self.fetch_size).await?;
             self.buffer = page.unwrap_or_default().into();
         }
         let Some(event) = self.buffer.pop_front() else { return Ok(None) };

@@ -59,6 +59,21 @@ pub trait MessageStore<DB: Database>: Send + Sync {
         limit: u32,
     ) -> Result<Option<Vec<RecordedEvent>>>;
 
+    /// As [`read_page`](Self::read_page), but ends early once it has about [`PAGE_BYTES`], with one event at least if there is
+    /// one: for who reads on anyhow. By default it does not end early.
+    ///
+    /// # Errors
+    /// As [`read_page`](Self::read_page).
+    async fn read_bounded_page(
+        &self,
+        conn: &mut DB::Connection,
+        stream: &StreamName,
+        from: Offset,
+        limit: u32,
+    ) -> Result<Option<Vec<RecordedEvent>>> {
+        self.read_page(conn, stream, from, limit).await
+    }
+
     /// The offset that the next event of a stream gets; `None` if there is no such stream.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::ids::{CommitNumber, Offset};
 use crate::limits::Limits;
 use crate::lock::Fence;
 use crate::lock::tables::LeaseTables;
-use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, MessageStore, PAGE_COMMITS, UnitCommit};
+use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, MessageStore, PAGE_BYTES, PAGE_COMMITS, UnitCommit};
 use crate::saga::SagaStream;
 use crate::stream_name::StreamName;
 use crate::timeout::{self, PendingTimeout, TimeoutChange, TimeoutStats, TimeoutTables};
@@ -113,31 +113,17 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
         from: Offset,
         limit: u32,
     ) -> Result<Option<Vec<RecordedEvent>>> {
-        let Some(mut number) = self.commit_reaching(conn, stream, from).await? else { return Ok(None) };
-        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-        let (mut events, mut texts, mut expected) = (Vec::new(), Texts::default(), None);
-        while events.len() < wanted {
-            let page = self.commits(conn, stream, number, limit.min(PAGE_COMMITS)).await?;
-            for commit in &page.commits {
-                // The first commit holds `from`, or is the last one before it.
-                let begins = expected.map_or(commit.first_offset <= from, |end| end == commit.first_offset);
-                if commit.commit_number != number || !begins {
-                    let detail = format!("commit {number} is missing");
-                    return Err(Error::corrupt(stream, expected.unwrap_or(from), detail));
-                }
-                commit.decode_sharing(stream, &mut texts, &mut |offset, envelope| {
-                    let wanted_one = offset.filter(|offset| *offset >= from && events.len() < wanted);
-                    events.extend(wanted_one.map(|offset| RecordedEvent::new(stream.clone(), offset, envelope)));
-                    Ok(())
-                })?;
-                number = number.checked_add(1)?;
-                expected = Some(commit.end()?);
-            }
-            if !page.more {
-                break;
-            }
-        }
-        Ok(Some(events))
+        read_events(self, conn, stream, from, limit, usize::MAX).await
+    }
+
+    async fn read_bounded_page(
+        &self,
+        conn: &mut DB::Connection,
+        stream: &StreamName,
+        from: Offset,
+        limit: u32,
+    ) -> Result<Option<Vec<RecordedEvent>>> {
+        read_events(self, conn, stream, from, limit, PAGE_BYTES).await
     }
 
     async fn next_offset(&self, conn: &mut DB::Connection, stream: &StreamName) -> Result<Option<Offset>> {
@@ -230,4 +216,41 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
     fn classify(&self, doing: &'static str, error: sqlx::Error) -> Error {
         StreamTables::classify(self, doing, error)
     }
+}
+
+/// Events from an offset on, up to their number; or up to the bytes of their commits, by whole pages of them.
+async fn read_events<DB: Database, T: StreamTables<DB>>(
+    tables: &T,
+    conn: &mut DB::Connection,
+    stream: &StreamName,
+    from: Offset,
+    limit: u32,
+    most_bytes: usize,
+) -> Result<Option<Vec<RecordedEvent>>> {
+    let Some(mut number) = tables.commit_reaching(conn, stream, from).await? else { return Ok(None) };
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (mut events, mut bytes, mut texts, mut expected) = (Vec::new(), 0, Texts::default(), None);
+    while events.len() < wanted {
+        let page = tables.commits(conn, stream, number, limit.min(PAGE_COMMITS)).await?;
+        for commit in &page.commits {
+            // The first commit holds `from`, or is the last one before it.
+            let begins = expected.map_or(commit.first_offset <= from, |end| end == commit.first_offset);
+            if commit.commit_number != number || !begins {
+                let detail = format!("commit {number} is missing");
+                return Err(Error::corrupt(stream, expected.unwrap_or(from), detail));
+            }
+            commit.decode_sharing(stream, &mut texts, &mut |offset, envelope| {
+                let wanted_one = offset.filter(|offset| *offset >= from && events.len() < wanted);
+                events.extend(wanted_one.map(|offset| RecordedEvent::new(stream.clone(), offset, envelope)));
+                Ok(())
+            })?;
+            bytes += commit.body.len();
+            number = number.checked_add(1)?;
+            expected = Some(commit.end()?);
+        }
+        if !page.more || (bytes >= most_bytes && !events.is_empty()) {
+            break;
+        }
+    }
+    Ok(Some(events))
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sagastore::{EventStream, MessageStore, Offset, PAGE_COMMITS, StreamName};
+use sagastore::{EventStream, MessageStore, Offset, PAGE_BYTES, PAGE_COMMITS, StreamName};
 
 use crate::harness::sample::{command, event, event_of, stream};
 use crate::harness::{Clause, Subject, TestDb, clauses, scaled};
@@ -13,6 +13,7 @@ clauses! {
     every_fetch_size_gives_every_event_once,
     a_stream_longer_than_a_page_of_commits_is_read_whole,
     a_stream_heavier_than_a_page_of_bytes_is_read_whole,
+    a_reader_that_goes_on_gets_pages_of_a_bounded_weight,
     a_page_begins_and_ends_in_the_middle_of_a_commit,
     commits_without_events_are_passed_over,
     a_reader_at_the_end_finds_what_comes_later,
@@ -130,6 +131,30 @@ async fn a_stream_heavier_than_a_page_of_bytes_is_read_whole<DB: Subject>(db: Te
     for (number, event) in (0..).zip(&found) {
         assert!(event.envelope.payload == payload(number), "event {number} is as it was");
     }
+    Ok(())
+}
+
+/// As many events as were asked for were held in memory, whatever they weighed.
+async fn a_reader_that_goes_on_gets_pages_of_a_bounded_weight<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const HEAVY: usize = 1024 * 1024;
+    let (name, store) = (stream("heavy"), db.store());
+    for number in 0..20 {
+        let mut tx = db.begin().await?;
+        let messages = [command(0), event_of("application/octet-stream", vec![b' '; HEAVY])];
+        store.append_messages(&mut tx, &name, Offset::of(number), &messages).await?;
+        tx.commit().await?;
+    }
+    let (mut conn, mut read, mut pages) = (db.conn().await?, 0, 0);
+    while let Some(page) = store.read_bounded_page(&mut conn, &name, Offset::of(read), 500).await?
+        && !page.is_empty()
+    {
+        let weight: usize = page.iter().map(|event| event.envelope.payload.len()).sum();
+        assert!(weight <= PAGE_BYTES + HEAVY, "{weight} bytes");
+        assert_eq!(page[0].offset, Offset::of(read));
+        read += u32::try_from(page.len())?;
+        pages += 1;
+    }
+    assert_eq!((read, pages), (20, 3));
     Ok(())
 }
 

@@ -62,6 +62,17 @@ macro_rules! faulty_store {
                     self.faults.around(Verb::ReadPage, self.inner.read_page(conn, stream, from, limit)).await
                 }
 
+                async fn read_bounded_page(
+                    &self,
+                    conn: &mut <$db as Database>::Connection,
+                    stream: &StreamName,
+                    from: Offset,
+                    limit: u32,
+                ) -> Result<Option<Vec<RecordedEvent>>> {
+                    let read = self.inner.read_bounded_page(conn, stream, from, limit);
+                    self.faults.around(Verb::ReadPage, read).await
+                }
+
                 async fn next_offset(
                     &self,
                     conn: &mut <$db as Database>::Connection,
