@@ -179,3 +179,46 @@ impl DispatcherSettings {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type With<T> = fn(DispatcherSettings, T) -> Result<DispatcherSettings>;
+
+    fn is_refused(setting: Result<DispatcherSettings>) -> bool {
+        matches!(setting, Err(Error::InvalidInput { .. }))
+    }
+
+    #[test]
+    fn numbers_outside_their_limits_are_refused() {
+        let settings = DispatcherSettings::default;
+        let numbers: [(With<u32>, u32); 3] = [
+            (DispatcherSettings::with_dispatchers, MAX_DISPATCHERS),
+            (DispatcherSettings::with_batch, MAX_DISPATCH_BATCH),
+            (DispatcherSettings::with_workers, MAX_DISPATCH_WORKERS),
+        ];
+        for (with, most) in numbers {
+            assert!(with(settings(), 1).is_ok() && with(settings(), most).is_ok(), "{most}");
+            assert!([0, most + 1, u32::MAX].into_iter().all(|number| is_refused(with(settings(), number))), "{most}");
+        }
+    }
+
+    #[test]
+    fn times_outside_their_limits_are_refused() {
+        let settings = DispatcherSettings::default;
+        let (millisecond, nanosecond) = (Duration::from_millis(1), Duration::from_nanos(1));
+        let times: [(With<Duration>, Duration, Duration); 3] = [
+            (DispatcherSettings::with_lease, MIN_DISPATCH_LEASE, MAX_DISPATCH_LEASE),
+            (DispatcherSettings::with_poll_interval, millisecond, MAX_POLL_INTERVAL),
+            (DispatcherSettings::with_emit_timeout, millisecond, LOCK_MAX_DURATION),
+        ];
+        for (with, least, most) in times {
+            assert!(with(settings(), least).is_ok() && with(settings(), most).is_ok(), "{least:?} to {most:?}");
+            let wrong = [Duration::ZERO, least - nanosecond, most + nanosecond, Duration::MAX];
+            assert!(wrong.into_iter().all(|time| is_refused(with(settings(), time))), "{least:?} to {most:?}");
+        }
+        let grace = |grace| settings().with_stop_grace(grace).stop_grace;
+        assert_eq!([Duration::ZERO, Duration::MAX].map(grace), [Duration::ZERO, MAX_STOP_GRACE]);
+    }
+}

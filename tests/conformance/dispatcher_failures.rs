@@ -7,12 +7,14 @@ use anyhow::{Context, ensure};
 use sagastore::dispatcher::{AfterFailure, DeliveryRetry, MAX_LAST_ERROR_BYTES};
 use sagastore::emitter::emitter_fn;
 use sagastore::{NewOutboxRecord, OutboxRecord, OutboxRepository};
+use tracing::Level;
 
 use crate::harness::sample::{Counter, added, event, numbers};
-use crate::harness::{Clause, Sent, Subject, TestDb, amount, attempts, clauses, quick};
+use crate::harness::{Clause, Log, Sent, Subject, TestDb, amount, attempts, clauses, quick};
 
 clauses! {
     one_that_fails_is_kept_with_its_error_and_its_stream_waits,
+    what_failed_is_told_with_its_place_and_its_error,
     later_messages_may_pass_one_that_failed,
     a_message_is_the_same_at_every_attempt,
     a_wall_of_poison_does_not_starve_the_rest,
@@ -51,6 +53,26 @@ async fn one_that_fails_is_kept_with_its_error_and_its_stream_waits<DB: Subject>
     db.sql("UPDATE saga_outbox_message SET available_at = 0 WHERE attempts > 0").await?;
     assert_eq!(db.dispatcher(sent.emitter()).dispatch_once().await?.delivered, 4);
     assert_eq!(sent.of("bad"), [1, 666, 3, 4, 5]);
+    Ok(())
+}
+
+async fn what_failed_is_told_with_its_place_and_its_error<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_relay();
+    db.publish(&Counter, "bad", [added(666)]).await?;
+    let position = db.outbox().await?.first().context("nothing was recorded")?.id.to_string();
+    let log = Log::catch(Level::WARN);
+    let dispatcher = db.dispatcher(Sent::default().refusing(|_| true));
+    let dispatched = dispatcher.with_settings(quick().with_retry(attempts(2))).dispatch_once().await?;
+    assert_eq!((dispatched.failed, dispatched.dead), (1, 1));
+    let place = ["aggregate_type=\"counter\"", "aggregate_id=\"bad\"", &format!("position={position}"), "poison"];
+    for (level, attempt, what) in [("WARN", 1, "will be tried again"), ("ERROR", 2, "is a dead letter")] {
+        let attempt = format!("attempts={attempt}");
+        let lines = log.lines(&[level, what, &attempt]);
+        assert_eq!(lines.len(), 1, "{what}");
+        for text in place {
+            ensure!(lines[0].contains(text), "{text} is missing: {}", lines[0]);
+        }
+    }
     Ok(())
 }
 
