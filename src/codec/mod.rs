@@ -82,8 +82,10 @@ impl Codecs {
             events,
             snapshots,
             #[cfg(feature = "json")]
-            built_in_json: first(&known, JSON_CONTENT_TYPE)
-                .is_some_and(|codec| (codec.as_ref() as &dyn Any).is::<Json>()),
+            built_in_json: first(&known, JSON_CONTENT_TYPE).is_some_and(|codec| {
+                let codec: &dyn Any = codec.as_ref();
+                codec.is::<Json>()
+            }),
             known: known.into(),
         }
     }
