@@ -72,12 +72,6 @@ impl MySqlStore {
     pub fn with_limits(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
-
-    /// As `check_write`, for a row that takes no place in a global order, so that it may be written whether one is kept or not.
-    async fn check_row(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<()> {
-        let of_either_kind = Self { globally_ordered: true, ..self.clone() };
-        of_either_kind.check_write(conn, bytes).await
-    }
 }
 
 impl Backend for MySql {

@@ -43,6 +43,11 @@ impl MySqlStore {
             global_order::check_none(conn).await?;
             self.server.order_is_known.get_or_init(|| ());
         }
+        self.check_row(conn, bytes).await
+    }
+
+    /// As [`check_write`](Self::check_write), for a row that takes no place in a global order, whether one is kept or not.
+    pub(super) async fn check_row(&self, conn: &mut MySqlConnection, bytes: usize) -> Result<()> {
         self.check_reads(conn).await?;
         self.check_size(conn, bytes).await
     }

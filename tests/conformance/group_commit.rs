@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, Persister, SnapshotFrequency};
 use sqlx::Sqlite;
 use tokio::task::JoinSet;
@@ -21,35 +20,29 @@ sqlite_clauses! {
     a_commit_that_fails_is_answered_to_all: SQLITE_FILE,
     many_callers_on_few_instances_lose_nothing: SQLITE,
     calls_that_are_dropped_at_any_step_leave_all_or_nothing: SQLITE,
-    a_pool_that_is_closed_is_told_and_closes: SQLITE_FILE,
     another_pool_is_refused: SQLITE_FILE,
     instances_in_memory_are_committed_together: SQLITE_FILE,
-    who_has_no_connection_waits_for_one: SQLITE_FILE,
-    the_only_connection_is_not_kept_from_those_who_do_not_write: SQLITE_FILE,
-    a_runtime_that_is_shut_down_takes_nobody_with_it: SQLITE_FILE,
-    a_runtime_that_nobody_drives_any_more_keeps_nobody_waiting: SQLITE_FILE,
-    the_only_connection_is_kept_whatever_fails_on_it: SQLITE_MEMORY,
     a_killed_process_has_lost_nothing_that_it_answered: SQLITE_FILE,
 }
 
 /// Long enough for a caller that has decided to come to the queue.
-const SETTLED: Duration = Duration::from_millis(100);
+pub(crate) const SETTLED: Duration = Duration::from_millis(100);
 
-type Answer = Result<Executed<()>, Error>;
+pub(crate) type Answer = Result<Executed<()>, Error>;
 
 /// One call.
 #[derive(Clone)]
-struct Work {
+pub(crate) struct Work {
     id: String,
     message: Option<MessageId>,
     events: Vec<OrderEvent>,
 }
 
-fn work(id: impl ToString, events: usize) -> Work {
+pub(crate) fn work(id: impl ToString, events: usize) -> Work {
     Work { id: id.to_string(), message: None, events: vec![note("n"); events] }
 }
 
-fn revision(answer: &Answer) -> u64 {
+pub(crate) fn revision(answer: &Answer) -> u64 {
     match answer {
         Ok(Executed::Done { saved, .. }) => saved.revision().get(),
         other => panic!("it was not saved: {other:?}"),
@@ -60,7 +53,12 @@ fn grouped(db: &TestDb<Sqlite>) -> Persister<Sqlite> {
     db.persister().with_group_commit(db.pool()).with_conflict_retry(ConflictRetry::NEVER)
 }
 
-async fn execute(db: &TestDb<Sqlite>, persister: &Persister<Sqlite>, work: Work, decided: &AtomicUsize) -> Answer {
+pub(crate) async fn execute(
+    db: &TestDb<Sqlite>,
+    persister: &Persister<Sqlite>,
+    work: Work,
+    decided: &AtomicUsize,
+) -> Answer {
     let (id, message) = (instance(&work.id), work.message.map(Inbound::from));
     let done = persister.execute(db.pool(), &Order, &id, message, |unit| {
         decided.fetch_add(1, Ordering::Relaxed);
@@ -90,7 +88,7 @@ async fn together(db: &TestDb<Sqlite>, persister: &Persister<Sqlite>, works: Vec
     Ok(answers)
 }
 
-async fn start_orders(db: &TestDb<Sqlite>, count: usize) -> anyhow::Result<()> {
+pub(crate) async fn start_orders(db: &TestDb<Sqlite>, count: usize) -> anyhow::Result<()> {
     for id in 0..count {
         db.publish(&Order, &id.to_string(), [note("first")]).await?;
     }
@@ -309,59 +307,12 @@ async fn calls_that_are_dropped_at_any_step_leave_all_or_nothing(db: TestDb<Sqli
     Ok(())
 }
 
-async fn a_pool_that_is_closed_is_told_and_closes(db: TestDb<Sqlite>) -> Clause {
-    let pool = db.second_pool(4).await?;
-    let persister = db.persister().with_group_commit(&pool);
-    let mut callers = JoinSet::new();
-    for caller in 0..16_usize {
-        let (pool, persister) = (pool.clone(), persister.clone());
-        callers.spawn(async move {
-            let id = instance(&caller.to_string());
-            loop {
-                let done = persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1)));
-                if let Err(error) = done.await {
-                    return error;
-                }
-            }
-        });
-    }
-    tokio::time::sleep(SETTLED).await;
-    tokio::time::timeout(Duration::from_secs(5), pool.close()).await?;
-    while let Some(error) = callers.join_next().await {
-        assert_error!(Err::<(), _>(error?), Error::Closed { .. });
-    }
-    Ok(())
-}
-
 async fn another_pool_is_refused(db: TestDb<Sqlite>) -> Clause {
     let (persister, other, decided) = (grouped(&db), db.second_pool(2).await?, AtomicUsize::new(0));
     let id = instance("1");
     let refused = persister.execute(&other, &Counter, &id, None, |unit| unit.publish(added(1)));
     assert_error!(refused.await, Error::InvalidInput { what: "pool", .. });
     assert_eq!(revision(&execute(&db, &persister, work(1, 1), &decided).await), 1);
-    Ok(())
-}
-
-async fn a_runtime_that_is_shut_down_takes_nobody_with_it(db: TestDb<Sqlite>) -> Clause {
-    start_orders(&db, 4).await?;
-    let persister = db.persister().with_group_commit(db.pool());
-    let (blocker, decided) = (db.begin().await?, Arc::new(AtomicUsize::new(0)));
-    let call = |id: usize| {
-        let (db, persister, decided) = (db.clone(), persister.clone(), Arc::clone(&decided));
-        async move { execute(&db, &persister, work(id, 1), &decided).await }
-    };
-    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    drop(other.spawn(call(0)));
-    until("the first has decided", async || Ok(decided.load(Ordering::Relaxed) == 1)).await?;
-    tokio::time::sleep(SETTLED).await;
-    let waiting = [1, 2, 3].map(|id| tokio::spawn(call(id)));
-    until("the others have decided", async || Ok(decided.load(Ordering::Relaxed) == 4)).await?;
-    other.shutdown_background();
-    tokio::time::sleep(SETTLED).await;
-    db.roll_back(blocker).await?;
-    for waiting in waiting {
-        assert_eq!(revision(&waiting.await?), 2);
-    }
     Ok(())
 }
 
@@ -407,114 +358,6 @@ async fn instances_in_memory_are_committed_together(db: TestDb<Sqlite>) -> Claus
     }
     for answer in together(&db, &persister, works()).await? {
         assert_eq!(revision(&answer), 5);
-    }
-    Ok(())
-}
-
-async fn who_has_no_connection_waits_for_one(db: TestDb<Sqlite>) -> Clause {
-    let pool = db.second_pool(1).await?;
-    let persister = db.persister().with_group_commit(&pool).with_instance_cache(&pool, 64);
-    let execute = |number: u32| {
-        let (persister, pool) = (persister.clone(), pool.clone());
-        async move {
-            let id = instance(&number.to_string());
-            let done = persister.execute(&pool, &Order, &id, None, |unit| {
-                unit.publish(note("n"))?;
-                Ok::<_, Error>(unit.load_report().cached)
-            });
-            done.await
-        }
-    };
-    for number in 0..4 {
-        assert!(matches!(execute(number).await?, Executed::Done { value: false, .. }));
-    }
-    let only = pool.acquire().await?;
-    let mut calls: JoinSet<_> = (0..4).map(execute).collect();
-    tokio::time::sleep(SETTLED).await;
-    assert!(calls.try_join_next().is_none(), "nothing can be written without a connection");
-    drop(only);
-    while let Some(done) = calls.join_next().await {
-        assert!(matches!(done??, Executed::Done { value: true, conflicts: 0, .. }));
-    }
-    assert_eq!(db.count("SELECT COUNT(*) FROM saga_commit").await?, 8);
-    Ok(())
-}
-
-/// Writers who need no connection to decide handed it on among themselves for as long as they came.
-async fn the_only_connection_is_not_kept_from_those_who_do_not_write(db: TestDb<Sqlite>) -> Clause {
-    let pool = db.second_pool(1).await?;
-    let persister = db.persister().with_group_commit(&pool).with_instance_cache(&pool, 8);
-    let writer = |number: u32| {
-        let (persister, pool) = (persister.clone(), pool.clone());
-        async move {
-            let id = instance(&number.to_string());
-            loop {
-                drop(persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1))).await?);
-            }
-        }
-    };
-    let mut writers: JoinSet<Result<(), Error>> = (0..4).map(writer).collect();
-    for _ in 0..20 {
-        drop(tokio::time::timeout(Duration::from_secs(5), pool.acquire()).await.context("the writers keep it")??);
-    }
-    assert!(writers.try_join_next().is_none(), "a writer failed");
-    writers.shutdown().await;
-    Ok(())
-}
-
-/// The first caller's runtime was to write for those behind it, and was not entered again.
-async fn a_runtime_that_nobody_drives_any_more_keeps_nobody_waiting(db: TestDb<Sqlite>) -> Clause {
-    start_orders(&db, 2).await?;
-    let persister = db.persister().with_group_commit(db.pool());
-    let (blocker, decided) = (db.begin().await?, Arc::new(AtomicUsize::new(0)));
-    let (first_is_done, second_is_done) = std::sync::mpsc::channel();
-    let call = |id: usize| {
-        let (db, persister, decided) = (db.clone(), persister.clone(), Arc::clone(&decided));
-        move || {
-            let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let revision = own.block_on(async { revision(&execute(&db, &persister, work(id, 1), &decided).await) });
-            (own, revision)
-        }
-    };
-    let first = call(0);
-    let first = std::thread::spawn(move || {
-        let (_own, revision) = first();
-        // As one that waits for what the other one does.
-        (revision, second_is_done.recv_timeout(Duration::from_secs(10)))
-    });
-    until("the first has decided", async || Ok(decided.load(Ordering::Relaxed) == 1)).await?;
-    tokio::time::sleep(SETTLED).await;
-    let second = call(1);
-    let second = std::thread::spawn(move || {
-        let (_own, revision) = second();
-        first_is_done.send(()).unwrap();
-        revision
-    });
-    until("the second has decided", async || Ok(decided.load(Ordering::Relaxed) == 2)).await?;
-    tokio::time::sleep(SETTLED).await;
-    db.roll_back(blocker).await?;
-    let ended = tokio::task::spawn_blocking(move || (first.join().unwrap(), second.join().unwrap())).await?;
-    assert_eq!(ended, ((2, Ok(())), 2), "the second is not written until the first goes on");
-    Ok(())
-}
-
-/// A database in memory was gone with it.
-async fn the_only_connection_is_kept_whatever_fails_on_it(_: TestDb<Sqlite>) -> Clause {
-    let pool = sagastore::sqlite::pool_options().max_connections(1).connect("sqlite::memory:").await?;
-    let _ = sagastore::migrate(&pool).await?;
-    let persister = Persister::<Sqlite>::new().with_group_commit(&pool).with_conflict_retry(ConflictRetry::NEVER);
-    let count = async |id: &str| {
-        let id = instance(id);
-        persister.execute(&pool, &Counter, &id, None, |unit| unit.publish(added(1))).await.map(drop)
-    };
-    count("1").await?;
-    // The database ends the transaction by itself, of which the driver learns nothing.
-    let ends = "CREATE TRIGGER ends BEFORE INSERT ON saga_commit BEGIN SELECT RAISE(ROLLBACK, 'it has ended'); END";
-    sqlx::raw_sql(ends).execute(&pool).await?;
-    assert!(count("2").await.is_err());
-    sqlx::raw_sql("DROP TRIGGER ends").execute(&pool).await?;
-    for id in ["1", "2"] {
-        count(id).await?;
     }
     Ok(())
 }

@@ -64,6 +64,7 @@ mod fencing_isolation;
 mod fencing_races;
 mod global_order;
 mod group_commit;
+mod group_commit_runtimes;
 mod handlers;
 mod hostile;
 mod inbox;
@@ -182,6 +183,7 @@ fn main() -> ExitCode {
         fencing_races::clauses,
         global_order::clauses,
         group_commit::clauses,
+        group_commit_runtimes::clauses,
         handlers::clauses,
         hostile::clauses,
         inbox::clauses,
