@@ -59,8 +59,7 @@ impl<T: AsRef<[u8]> + TryInto<String>> SlowRow<T> {
 
     /// Who waits behind it.
     fn key(&self) -> OrderKey {
-        let text = |text: &T| String::from_utf8_lossy(text.as_ref()).into_owned();
-        OrderKey::new(self.id(), &text(&self.aggregate_type), &text(&self.aggregate_id))
+        OrderKey::new(self.id(), &readable(&self.aggregate_type), &readable(&self.aggregate_id))
     }
 
     fn corrupt(&self, detail: &str) -> Error {
@@ -88,6 +87,11 @@ impl<T: AsRef<[u8]> + TryInto<String>> SlowRow<T> {
             attempts,
         })
     }
+}
+
+/// What can be read of what may be no text.
+fn readable(text: &impl AsRef<[u8]>) -> String {
+    String::from_utf8_lossy(text.as_ref()).into_owned()
 }
 
 /// An error as it is kept beside a message. No database keeps all texts with a NUL.
@@ -135,14 +139,16 @@ pub(crate) fn record(mut row: SlowRow) -> Result<OutboxRecord> {
 }
 
 /// A dead letter as its columns say.
-pub(crate) struct DeadRow {
-    pub(crate) message: SlowRow,
-    pub(crate) last_error: Option<String>,
+pub(crate) struct DeadRow<T = String> {
+    pub(crate) message: SlowRow<T>,
+    pub(crate) last_error: Option<T>,
     pub(crate) dead_at: i64,
 }
 
 /// Dead letters in delivery order, as they come, up to a limit on their bytes; one at least.
-pub(crate) async fn dead_page(mut rows: BoxStream<'_, sqlx::Result<DeadRow>>) -> sqlx::Result<DeadPage> {
+pub(crate) async fn dead_page<T: AsRef<[u8]> + TryInto<String>>(
+    mut rows: BoxStream<'_, sqlx::Result<DeadRow<T>>>,
+) -> sqlx::Result<DeadPage> {
     let (mut page, mut bytes) = (DeadPage::default(), 0);
     while let Some(row) = rows.try_next().await? {
         bytes += row.message.size();
@@ -155,12 +161,13 @@ pub(crate) async fn dead_page(mut rows: BoxStream<'_, sqlx::Result<DeadRow>>) ->
     Ok(page)
 }
 
-fn add(row: DeadRow, page: &mut DeadPage) {
+fn add<T: AsRef<[u8]> + TryInto<String>>(row: DeadRow<T>, page: &mut DeadPage) {
     let DeadRow { message, last_error, dead_at } = row;
-    let (last_error, dead_at) = (last_error.unwrap_or_default(), Timestamp::from_micros(dead_at));
+    let dead_at = Timestamp::from_micros(dead_at);
+    let last_error = last_error.as_ref().map(readable).unwrap_or_default();
     let (id, attempts) = (message.id(), message.attempts());
-    let (aggregate_type, aggregate_id) = (message.aggregate_type.clone(), message.aggregate_id.clone());
-    match record(message) {
+    let (aggregate_type, aggregate_id) = (readable(&message.aggregate_type), readable(&message.aggregate_id));
+    match message.with_texts().and_then(record) {
         Ok(record) => page.letters.push(DeadLetter { record, last_error, dead_at }),
         Err(error) => page.damaged.push(DamagedDeadLetter {
             id,

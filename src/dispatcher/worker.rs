@@ -15,7 +15,7 @@ use super::telemetry;
 use crate::backend::Backend;
 use crate::emitter::Emitter;
 use crate::error::{Error, Result};
-use crate::lock::MAX_LOCK_CONTENTION_RETRIES;
+use crate::lock::is_tried_again;
 use crate::lock::tables::LeaseTables;
 use crate::message_store::MessageStore;
 use crate::outbox::{Failure, Found, Next, OutboxId, OutboxRecord, OutboxTables, Selection, find, settle};
@@ -76,12 +76,12 @@ pub(super) struct Drained {
     is_stuck: bool,
 }
 
-/// How long to wait unless woken: until the next look, the next timeout or the next retry; not that long if there was an
-/// error.
+/// How long to wait unless woken: until the next look, the next timeout or the next retry. After an error, or if the emitter
+/// takes nothing, a while whatever is due, so that the same is not sent again and again in vain.
 pub(super) fn pause(drained: Option<&Drained>, retries: &Retries, poll: Duration) -> Duration {
-    let most = if drained.is_none_or(|drained| drained.is_stuck) { poll.min(TROUBLED_PAUSE) } else { poll };
-    let due = drained.and_then(|drained| drained.next_due).into_iter().chain(retries.next()).min();
-    due.map_or(most, |due| due.max(LEAST_PAUSE).min(most))
+    let Some(drained) = drained.filter(|drained| !drained.is_stuck) else { return poll.min(TROUBLED_PAUSE) };
+    let due = drained.next_due.into_iter().chain(retries.next()).min();
+    due.map_or(poll, |due| due.max(LEAST_PAUSE).min(poll))
 }
 
 /// Up to when what was recorded is relayed.
@@ -223,7 +223,7 @@ impl<DB: Backend> Shared<DB> {
         let mut contentions = 0;
         loop {
             match self.settle_once(taken, &mut decided).await {
-                Err(Error::Contention { .. }) if contentions < MAX_LOCK_CONTENTION_RETRIES => contentions += 1,
+                Err(error) if is_tried_again(&error, contentions) => contentions += 1,
                 Err(error) => return Err(error),
                 Ok(()) => break,
             }
@@ -293,5 +293,20 @@ struct GiveBack<'a, DB: Backend> {
 impl<DB: Backend> Drop for GiveBack<'_, DB> {
     fn drop(&mut self) {
         self.ownership.give_back(self.taken);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_that_is_due_shortens_no_pause_after_an_error_or_in_vain() {
+        let (mut retries, poll) = (Retries::default(), Duration::from_secs(600));
+        retries.add(Duration::from_millis(60));
+        let (well, stuck) = (Drained::default(), Drained { is_stuck: true, ..Drained::default() });
+        assert!(pause(Some(&well), &retries, poll) < Duration::from_secs(1));
+        assert_eq!(pause(Some(&stuck), &retries, poll), TROUBLED_PAUSE);
+        assert_eq!(pause(None, &retries, poll), TROUBLED_PAUSE);
     }
 }

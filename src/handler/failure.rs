@@ -51,8 +51,11 @@ enum Found {
 }
 
 fn found<DB: Backend>(error: &(dyn StdError + 'static)) -> Option<Found> {
-    if let Some(error) = held::<Error>(error) {
-        return Some(found_ours(error));
+    match held::<Error>(error) {
+        // Its cause says more.
+        Some(Error::UnlockFailed { .. }) => return None,
+        Some(error) => return Some(found_ours(error)),
+        None => {}
     }
     let fault = match held::<sqlx::Error>(error) {
         Some(error) => Fault::of::<DB>(error),
@@ -94,6 +97,8 @@ fn found_ours(error: &Error) -> Found {
         Error::LockLost { resource, detail } => {
             Found::Ours(Error::LockLost { resource: resource.clone(), detail: detail.clone() })
         }
+        Error::NotReleased { resource } => Found::Ours(Error::NotReleased { resource: resource.clone() }),
+        Error::NeverStarted { doing } => Found::Ours(Error::NeverStarted { doing }),
         Error::LockerBusy { resource, limit } => {
             Found::Ours(Error::LockerBusy { resource: resource.clone(), limit: *limit })
         }

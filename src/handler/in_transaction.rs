@@ -19,8 +19,9 @@ pub trait InTransaction<S: Saga, DB: Database>: Send + Sync {
     /// # Errors
     /// Anything; nothing of the message is then stored. An [`Error`](crate::Error) of this crate, or a trouble that `sqlx` reports, is
     /// told as what it is, also if it is only a [`source`](std::error::Error::source), as in an enum of the program's own:
-    /// a lost race is tried again, and no trouble of the database parks a message. All else, also a statement that the
-    /// database refuses, is [`Error::Handler`](crate::Error::Handler), and so is a panic.
+    /// a lost race is tried again, and no trouble of the database or of a lock parks a message. All else, also a statement that the
+    /// database refuses, is [`Error::Handler`](crate::Error::Handler), and so are a panic and what a wrapped error of this crate says
+    /// of a message, a key or an instance.
     ///
     /// A wrapper that stands in for what it holds, and gives only the sources of that, hides it, unless the database itself
     /// has answered: `#[error(transparent)]`, or an `anyhow::Error` to which no context was added.

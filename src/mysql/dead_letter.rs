@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
-use super::{MySqlStore, classify, text};
+use super::{MySqlStore, classify};
 use crate::envelope::Envelope;
 use crate::error::Result;
 use crate::lock::tables::micros;
@@ -113,14 +113,14 @@ async fn select_dead(conn: &mut MySqlConnection, after: OutboxId, limit: u32) ->
     .bind(slow_lane::row_after(after))
     .bind(limit)
     .try_map(|row: MySqlRow| {
-        let message = SlowRow {
+        let message = SlowRow::<Vec<u8>> {
             recorded_at: row.try_get(0)?,
             stream: row.try_get(1)?,
             commit_number: row.try_get(2)?,
             index: row.try_get(3)?,
             row: row.try_get(4)?,
-            aggregate_type: text(row.try_get(5)?)?,
-            aggregate_id: text(row.try_get(6)?)?,
+            aggregate_type: row.try_get(5)?,
+            aggregate_id: row.try_get(6)?,
             contents: row.try_get(7)?,
             body: row.try_get(8)?,
             attempts: row.try_get(9)?,

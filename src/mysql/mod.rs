@@ -92,6 +92,7 @@ const TABLE_ACCESS_DENIED: u16 = 1142;
 const COLUMN_ACCESS_DENIED: u16 = 1143;
 const NO_SUCH_TABLE: u16 = 1146;
 const ABORTING_CONNECTION: u16 = 1152;
+const PACKET_TOO_LARGE: u16 = 1153;
 const NETWORK_READ_ERROR: u16 = 1158;
 const NETWORK_WRITE_INTERRUPTED: u16 = 1161;
 const TOO_MANY_USER_CONNECTIONS: u16 = 1203;
@@ -100,6 +101,7 @@ const LOCK_DEADLOCK: u16 = 1213;
 /// Such as of connections, which a user may have been given fewer of than all others.
 const USER_LIMIT_REACHED: u16 = 1226;
 const PRIVILEGE_MISSING: u16 = 1227;
+const LOGIN_NOT_SUPPORTED: u16 = 1251;
 const QUERY_INTERRUPTED: u16 = 1317;
 /// A transaction's snapshot is older than a change of the table.
 const TABLE_DEFINITION_CHANGED: u16 = 1412;
@@ -151,7 +153,10 @@ impl Judge for MySql {
             | TABLE_ACCESS_DENIED
             | COLUMN_ACCESS_DENIED
             | PRIVILEGE_MISSING
+            | LOGIN_NOT_SUPPORTED
             | TLS_REQUIRED => Fault::Denied,
+            // Of a class of which all else is a lost connection.
+            PACKET_TOO_LARGE => Fault::Other,
             _ => by_class(answer.code().as_deref().unwrap_or_default()),
         }
     }
@@ -300,6 +305,8 @@ mod tests {
     /// Were `Storage`: a cluster that changed its primary, or certified another's transaction, was not tried again.
     #[tokio::test]
     async fn what_a_cluster_says_by_its_class_alone_is_worth_trying_again() {
+        let large = refused(1153, "#08S01Got a packet bigger than 'max_allowed_packet' bytes").await;
+        assert!(matches!(large, Error::Storage { .. }), "{large:?}");
         let cut = refused(1047, "#08S01WSREP has not yet prepared node for application use").await;
         assert!(matches!(cut, Error::Disconnected { .. }) && cut.is_transient(), "{cut:?}");
         let lost = refused(3101, "#40000Plugin instructed the server to rollback the current transaction").await;

@@ -27,9 +27,9 @@ impl OutboxId {
         self.row == 0 && self.index < TIMEOUT_INDEX_BASE
     }
 
-    /// The commit whose message it is.
+    /// The commit whose message it is, or at which a page ended.
     pub(crate) fn commit(&self) -> Self {
-        Self { index: 0, ..*self }
+        Self { index: 0, row: 0, ..*self }
     }
 }
 

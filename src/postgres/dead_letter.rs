@@ -112,7 +112,7 @@ async fn select_dead(conn: &mut PgConnection, after: OutboxId, limit: u32) -> sq
     .bind(slow_lane::row_after(after))
     .bind(i64::from(limit))
     .try_map(|row: PgRow| {
-        let message = SlowRow {
+        let message = SlowRow::<String> {
             recorded_at: row.try_get(0)?,
             stream: row.try_get(1)?,
             commit_number: row.try_get(2)?,

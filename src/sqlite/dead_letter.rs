@@ -112,7 +112,7 @@ async fn select_dead(conn: &mut SqliteConnection, after: OutboxId, limit: u32) -
     .bind(slow_lane::row_after(after))
     .bind(limit)
     .try_map(|row: SqliteRow| {
-        let message = SlowRow {
+        let message = SlowRow::<Vec<u8>> {
             recorded_at: row.try_get(0)?,
             stream: row.try_get(1)?,
             commit_number: row.try_get(2)?,

@@ -72,6 +72,7 @@ impl Backend for Sqlite {
 crate::testkit::faults::faulty!(Sqlite);
 
 const BUSY: i32 = 5;
+const BUSY_RECOVERY: i32 = 261;
 const LOCKED: i32 = 6;
 /// A deferred transaction read before another wrote.
 const BUSY_SNAPSHOT: i32 = 517;
@@ -104,10 +105,12 @@ async fn explain(conn: &mut SqliteConnection, doing: &'static str, error: sqlx::
     classify(doing, error)
 }
 
-/// True if another connection has kept the file busy for the whole `busy_timeout`.
+/// True if another connection has kept the file busy for the whole `busy_timeout`, also while it recovers the log.
 pub(crate) fn has_waited(error: &sqlx::Error) -> bool {
     let answer = error.as_database_error();
-    answer.is_some_and(|answer| answer.try_downcast_ref::<SqliteError>().is_some() && code(answer) == BUSY)
+    answer.is_some_and(|answer| {
+        answer.try_downcast_ref::<SqliteError>().is_some() && matches!(code(answer), BUSY | BUSY_RECOVERY)
+    })
 }
 
 /// True if the write found that the database changed since the transaction's first read.

@@ -16,7 +16,7 @@ pub const FILE_CONNECTIONS: u32 = 4;
 /// |---|---|
 /// | `journal_mode` WAL | readers and the writer do not wait for each other, and a commit is one flush. It stays with the file. A file of another mode is converted when it is opened, which needs it for itself, and fails if it may only be read |
 /// | `synchronous` FULL | what was committed survives a power cut. NORMAL is faster, and loses the newest commits then: a message that was acknowledged is not handled, one that was sent is sent again |
-/// | `busy_timeout` [`LOCK_WAIT`] | a writer waits for its turn, and is told [`Error::Contention`](crate::Error::Contention) after it; no call waits so long twice |
+/// | `busy_timeout` [`LOCK_WAIT`] | a writer waits for its turn, and is told [`Error::Contention`](crate::Error::Contention) after it: a call that has waited is not tried again, but for [`unlock`](crate::lock::resource::ResourceLocker::unlock), which goes on until its lock expires. With none, two writers at once are enough for that error |
 /// | `foreign_keys` on | is sqlx's default; the library's tables have none, the program's may |
 /// | statement cache [`STATEMENT_CACHE`] | no statement is parsed twice |
 ///

@@ -11,7 +11,7 @@ use crate::codec::Finite;
 use crate::error::{Error, Result};
 
 /// A state as JSON. Whole numbers beyond 64 bits, which it would round, stand in it as strings; floats that are infinite or
-/// no number, of which it would make null, are an error.
+/// no number, of which it would make null, are an error, and so are values that nest deeper than JSON is read.
 pub(crate) fn as_json(state: &impl Serialize) -> Result<Value> {
     let what = "state of the instance as JSON";
     exact(state).map_err(|fault| Error::Unencodable { what: what.to_owned(), source: fault.into() })

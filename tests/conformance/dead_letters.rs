@@ -16,6 +16,7 @@ clauses! {
     a_message_that_fails_holds_up_its_stream_and_no_other,
     dead_letters_are_listed_in_delivery_order,
     a_damaged_one_hides_no_other,
+    names_that_are_no_text_hide_no_dead_letter: SQLITE_FILE,
     large_ones_are_listed_a_few_at_a_time,
     a_whole_stream_or_all_are_retried,
     what_is_discarded_lets_the_rest_pass,
@@ -149,6 +150,23 @@ async fn a_damaged_one_hides_no_other<DB: Subject>(db: TestDb<DB>) -> Clause {
     let one = DeadLetters::One(rest[0].id);
     assert_eq!(fixture.change(async |tx| store.discard_dead_letters(tx, one).await).await?, 1);
     assert_eq!(store.stats(&mut *fixture.db.conn().await?).await?.dead_letters, 2);
+    Ok(())
+}
+
+async fn names_that_are_no_text_hide_no_dead_letter<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_damage();
+    let fixture = three(db).await?;
+    for column in ["aggregate_type", "aggregate_id", "contents", "last_error"] {
+        let spoilt = format!(
+            "UPDATE saga_outbox_message SET {column} = CAST(x'7bff7d' AS TEXT) WHERE message_no =
+            (SELECT MIN(message_no) FROM saga_outbox_message WHERE dead_at IS NOT NULL)"
+        );
+        assert_eq!(fixture.db.sql(spoilt).await?, 1);
+        let (store, mut conn) = (fixture.db.store(), fixture.db.conn().await?);
+        assert_eq!(store.dead_letters(&mut conn, None, 100).await?.len(), 2, "{column}");
+        let damaged = store.damaged_dead_letters(&mut conn, None, 100).await?;
+        assert_eq!(damaged.len(), 1, "{column}");
+    }
     Ok(())
 }
 

@@ -1,8 +1,11 @@
 //! Messages that cannot be read.
 
+use std::time::Duration;
+
+use anyhow::Context;
 use sagastore::{NewOutboxRecord, OutboxRepository};
 
-use crate::harness::sample::{Counter, added, event, event_of, numbers};
+use crate::harness::sample::{Counter, Order, added, event, event_of, note, numbers};
 use crate::harness::{Clause, Sent, Subject, TestDb, amount, attempts, clauses, quick, stream_of};
 
 clauses! {
@@ -10,6 +13,7 @@ clauses! {
     damage_is_counted_in_the_shares_of_all_workers: FUSED,
     a_damaged_row_holds_up_its_stream_and_no_other,
     many_large_damaged_rows_hold_up_no_other_stream,
+    large_commits_of_a_damaged_stream_hold_up_no_other_stream: FUSED,
     what_is_no_text_or_no_id_holds_up_its_stream_and_no_other: SQLITE_FILE,
     names_that_are_no_text_hold_up_their_streams_and_no_other: MYSQL,
     marks_without_a_commit_hold_up_no_other_stream: POSTGRES,
@@ -104,6 +108,24 @@ async fn many_large_damaged_rows_hold_up_no_other_stream<DB: Subject>(db: TestDb
     let dispatched = dispatcher.dispatch_once().await?;
     assert_eq!((dispatched.delivered, dispatched.damaged), (1, 7));
     assert_eq!(numbers(&sent.records()), [7]);
+    Ok(())
+}
+
+/// Each of them ends a page of the outbox, on which there is nothing to deliver.
+async fn large_commits_of_a_damaged_stream_hold_up_no_other_stream<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.will_damage();
+    db.publish(&Order, "bad", [note("first")]).await?;
+    for _ in 0..2 {
+        db.publish(&Order, "bad", vec![note("x".repeat(3 * 1024 * 1024)); 3]).await?;
+    }
+    assert_eq!(db.sql("UPDATE saga_commit SET checksum = checksum + 1 WHERE commit_no = 1").await?, 1);
+    db.publish(&Counter, "good", [added(7)]).await?;
+    let sent = Sent::default();
+    let dispatcher = db.dispatcher(sent.emitter()).with_settings(quick().with_workers(1)?);
+    let dispatched = tokio::time::timeout(Duration::from_secs(30), dispatcher.dispatch_once()).await;
+    let dispatched = dispatched.context("it does not come to an end")??;
+    assert_eq!((dispatched.delivered, dispatched.damaged), (1, 1));
+    assert_eq!(sent.of("good"), [7]);
     Ok(())
 }
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use sagastore::OutboxRecord;
 use sagastore::dispatcher::{AfterFailure, DeliveryRetry};
-use sagastore::emitter::{ChannelEmitter, Delivery, Emitter, emitter_fn};
+use sagastore::emitter::{ChannelEmitter, Delivery, DeliveryReceiver, Emitter, emitter_fn};
+use sagastore::{Handlers, OutboxRecord};
 
 use crate::harness::sample::{Counter, added};
 use crate::harness::{Clause, Relay, Sent, Subject, TestDb, amount, attempts, clauses, quick, until};
@@ -15,6 +15,7 @@ use crate::harness::{Clause, Relay, Sent, Subject, TestDb, amount, attempts, cla
 clauses! {
     a_receiver_that_is_slower_than_the_dispatcher_gets_all_in_its_time,
     what_waits_in_a_full_channel_is_sent_once,
+    what_handlers_pass_on_has_its_time_where_it_is_passed_on_to,
     messages_that_the_emitter_never_begins_cost_no_attempt,
     a_stream_of_slow_messages_holds_up_no_other_for_long,
     a_retry_comes_when_it_is_due_however_rarely_the_outbox_is_looked_at,
@@ -23,13 +24,17 @@ clauses! {
 
 const LIMIT: Duration = Duration::from_millis(200);
 
-/// Takes 20 ms for each message.
-async fn relay_slowly<DB: Subject>(db: &TestDb<DB>, capacity: usize) -> Clause {
+/// Takes 20 ms for each message that comes by this channel; `emitter` leads to it.
+async fn relay_slowly<DB: Subject, E: Emitter + 'static>(
+    db: &TestDb<DB>,
+    emitter: E,
+    mut received: DeliveryReceiver,
+) -> Clause {
     db.will_relay();
     for stream in 0..100 {
         db.publish(&Counter, &stream.to_string(), [added(stream)]).await?;
     }
-    let (sent, (emitter, mut received)) = (Sent::default(), ChannelEmitter::new(capacity));
+    let sent = Sent::default();
     let log = sent.clone();
     let receiver = tokio::spawn(async move {
         while let Some(delivery) = received.recv().await {
@@ -49,11 +54,18 @@ async fn relay_slowly<DB: Subject>(db: &TestDb<DB>, capacity: usize) -> Clause {
 
 /// Most of its backlog became dead letters: the time of all that was handed over began at once.
 async fn a_receiver_that_is_slower_than_the_dispatcher_gets_all_in_its_time<DB: Subject>(db: TestDb<DB>) -> Clause {
-    relay_slowly(&db, 1).await
+    let (emitter, received) = ChannelEmitter::new(1);
+    relay_slowly(&db, emitter, received).await
 }
 
 async fn what_waits_in_a_full_channel_is_sent_once<DB: Subject>(db: TestDb<DB>) -> Clause {
-    relay_slowly(&db, 1000).await
+    let (emitter, received) = ChannelEmitter::new(1000);
+    relay_slowly(&db, emitter, received).await
+}
+
+async fn what_handlers_pass_on_has_its_time_where_it_is_passed_on_to<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (emitter, received) = ChannelEmitter::new(1000);
+    relay_slowly(&db, Handlers::new(db.pool().clone()).others_to(emitter), received).await
 }
 
 /// Keeps what it was given, and looks at none of it.

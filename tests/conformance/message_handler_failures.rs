@@ -92,7 +92,7 @@ fn source() -> Cause {
 /// They were the saga's fault, and the message was parked.
 async fn a_trouble_of_the_database_parks_nothing_however_it_is_wrapped<DB: Subject>(db: TestDb<DB>) -> Clause {
     type Case = (fn() -> Cause, fn(&Error) -> bool);
-    let cases: [Case; 6] = [
+    let cases: [Case; 8] = [
         (|| sqlx::Error::PoolTimedOut.into(), |error| matches!(error, Error::PoolTimeout { .. })),
         (|| Own::Database(sqlx::Error::PoolTimedOut).into(), |error| matches!(error, Error::PoolTimeout { .. })),
         (
@@ -110,6 +110,17 @@ async fn a_trouble_of_the_database_parks_nothing_however_it_is_wrapped<DB: Subje
         (
             || anyhow::Error::new(sqlx::Error::WorkerCrashed).context("at the till").into(),
             |error| matches!(error, Error::Disconnected { .. }),
+        ),
+        (
+            || {
+                let source = Box::new(Error::PoolTimeout { doing: "releasing" });
+                Own::Store(Error::UnlockFailed { resource: "till".to_owned(), tries: 1, source }).into()
+            },
+            |error| matches!(error, Error::PoolTimeout { doing: "releasing" }),
+        ),
+        (
+            || Own::Store(Error::NeverStarted { doing: "locking" }).into(),
+            |error| matches!(error, Error::NeverStarted { doing: "locking" }),
         ),
     ];
     for handler in handlers(&db, "1").await? {

@@ -32,7 +32,9 @@ pub const DEFAULT_CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a batch waits for a connection. It covers the name, TLS and the login.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many messages are on their way at a time, each on a channel of its own. RabbitMQ allows 2,047 channels to a
-/// connection; confirming a persistent message takes it some milliseconds.
+/// connection; confirming a persistent message takes it some milliseconds. What waits for a channel has
+/// [begun](crate::emitter::Delivery::begin): keep the [batch](crate::dispatcher::DispatcherSettings::with_batch) within it if the
+/// broker is slow.
 pub const DEFAULT_CHANNELS: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
 
 /// Publishes records to an exchange. A record is delivered when the broker has routed it to a queue and confirmed it.
