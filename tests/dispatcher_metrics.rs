@@ -1,15 +1,17 @@
 //! What a dispatcher counts and measures. A program of its own, because a process has one recorder of metrics.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sagastore::dispatcher::{DeliveryRetry, Dispatcher, DispatcherSettings};
 use sagastore::emitter::emitter_fn;
 use sagastore::sqlite::SqliteStore;
 use sagastore::{Envelope, MessageKind, NewOutboxRecord, OutboxRecord, OutboxRepository, migrate};
-use sqlx::SqlitePool;
 use sqlx::sqlite::SqlitePoolOptions;
+use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::oneshot;
 
 async fn pool_with_ten_messages() -> SqlitePool {
@@ -61,11 +63,55 @@ async fn deliveries_failures_and_age_of_the_oldest_are_counted_and_measured() {
     assert!((0.0..60.0).contains(&oldest), "{oldest}");
 }
 
-/// Those above zero among the partitions whose number of messages has a gauge.
-fn pending(snapshotter: &Snapshotter) -> usize {
-    let snapshot = snapshotter.snapshot().into_vec();
-    let of_partitions = snapshot.iter().filter(|(key, ..)| key.key().name() == "sagastore_outbox_partition_pending");
-    of_partitions.filter(|(.., value)| matches!(value, DebugValue::Gauge(gauge) if gauge.into_inner() > 0.0)).count()
+/// Keeps the gauges of how much is pending. A `DebuggingRecorder` forgets what it has shown.
+#[derive(Clone, Default)]
+struct Pending(Arc<Mutex<HashMap<Key, Arc<Shown>>>>);
+
+#[derive(Default)]
+struct Shown(Mutex<f64>);
+
+impl GaugeFn for Shown {
+    fn increment(&self, value: f64) {
+        *self.0.lock().expect("sound") += value;
+    }
+
+    fn decrement(&self, value: f64) {
+        *self.0.lock().expect("sound") -= value;
+    }
+
+    fn set(&self, value: f64) {
+        *self.0.lock().expect("sound") = value;
+    }
+}
+
+impl Recorder for Pending {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        if key.name() != "sagastore_outbox_partition_pending" {
+            return Gauge::noop();
+        }
+        Gauge::from_arc(Arc::clone(self.0.lock().expect("sound").entry(key.clone()).or_default()))
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+impl Pending {
+    /// Those above zero.
+    fn count(&self) -> usize {
+        self.0.lock().expect("sound").values().filter(|shown| *shown.0.lock().expect("sound") > 0.0).count()
+    }
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -78,12 +124,18 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     panic!("waited in vain for {what}");
 }
 
+/// As another process would, whose numbers are its own.
+fn run_unseen(dispatcher: Dispatcher<Sqlite>, stop: oneshot::Receiver<()>) {
+    let _guard = metrics::set_default_local_recorder(&NoopRecorder);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("builds");
+    runtime.block_on(dispatcher.run(async { drop(stop.await) }));
+}
+
 /// They kept what they showed last, for as long as the process ran.
 #[tokio::test]
 async fn partitions_that_are_handed_over_leave_no_number_behind() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let shown = Pending::default();
+    let _guard = metrics::set_default_local_recorder(&shown);
 
     let pool = pool_with_ten_messages().await;
     // A message in each partition, which nobody can read.
@@ -100,19 +152,19 @@ async fn partitions_that_are_handed_over_leave_no_number_behind() {
     .expect("inserts");
     let dispatcher = || {
         let settings = DispatcherSettings::default().with_poll_interval(Duration::from_millis(20)).expect("valid");
+        // Shares are looked at anew a few times in it.
+        let settings = settings.with_lease(Duration::from_secs(3)).expect("valid");
         Dispatcher::new(pool.clone(), emitter_fn(async |_| Ok::<_, std::io::Error>(()))).with_settings(settings)
     };
     let ((one, stop_one), (two, stop_two)) = (oneshot::channel::<()>(), oneshot::channel::<()>());
     let (first, second) = (dispatcher(), dispatcher());
     let clause = async {
-        until("the first measurement", || pending(&snapshotter) == 64).await;
-        let other = second.run(async { drop(stop_two.await) });
-        let handed_over = async {
-            until("half of them", || pending(&snapshotter) == 32).await;
-            drop((one, two));
-        };
-        tokio::join!(other, handed_over);
+        until("the first measurement", || shown.count() == 64).await;
+        let other = std::thread::spawn(|| run_unseen(second, stop_two));
+        until("half of them", || shown.count() == 32).await;
+        drop((one, two));
+        tokio::task::spawn_blocking(|| other.join()).await.expect("joins").expect("ends");
     };
     tokio::join!(first.run(async { drop(stop_one.await) }), clause);
-    assert_eq!(pending(&snapshotter), 0, "nobody holds any");
+    assert_eq!(shown.count(), 0, "nobody holds any");
 }

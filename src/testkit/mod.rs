@@ -133,7 +133,8 @@
 //!
 //! // In a test of your own: your pool, your store.
 //! let folder = tempfile::tempdir()?;
-//! let options = sagastore::sqlite::connect_options(folder.path().join("sagas.db"));
+//! let file = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("sagas.db")).create_if_missing(true);
+//! let options = sagastore::sqlite::connect_options(file);
 //! let pool = sagastore::sqlite::pool_options().connect_with(options).await?;
 //! let _ = sagastore::migrate(&pool).await?;
 //! let store = Arc::new(SqliteStore::default());

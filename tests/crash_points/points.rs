@@ -49,8 +49,9 @@ pub(crate) fn floor(scenario: Scenario) -> usize {
         #[cfg(feature = "export")]
         Scenario::Import => 15,
         Scenario::SessionLocks => 30,
-        Scenario::UnitOfWork | Scenario::KeptInstance | Scenario::Leases => 40,
-        Scenario::Migration | Scenario::GlobalOrder | Scenario::GroupCommit => 60,
+        // On PostgreSQL a migration is one transaction.
+        Scenario::UnitOfWork | Scenario::KeptInstance | Scenario::Leases | Scenario::Migration => 40,
+        Scenario::GlobalOrder | Scenario::GroupCommit => 60,
         Scenario::OwnTransaction => 80,
         Scenario::MessageHandler | Scenario::Dispatcher | Scenario::Upkeep => 100,
     }

@@ -46,10 +46,10 @@ async fn the_store_in_memory_passes_and_what_needs_two_connections_is_not_run() 
         report.assert_passed();
     }
     let with_others = [
+        "nobody_else_sees_what_is_not_committed",
         "of_concurrent_appends_one_wins",
         "of_concurrent_first_appends_one_wins",
         "of_concurrent_units_of_work_one_wins",
-        "nobody_else_sees_what_is_not_committed",
     ];
     assert_eq!(store.not_run(), with_others);
     assert!(store.to_string().contains("not run  nobody_else_sees_what_is_not_committed: the pool has one connection"));
