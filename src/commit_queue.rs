@@ -138,7 +138,7 @@ impl<DB: Database> Shared<DB> {
             return drop(gone);
         };
         drop(state);
-        drop(runtime.spawn(Writer { shared: Arc::clone(self), conn, done: false }.run()));
+        drop(runtime.spawn(Writer { shared: Arc::clone(self), conn, done: false, failed: None }.run()));
     }
 
     /// Closes a connection that is unfit, unless it is the only one.
@@ -169,14 +169,15 @@ impl<DB: Database> Shared<DB> {
     }
 
     /// Nobody writes any more, and nothing of those who wait was written.
-    fn turn_away(&self, reason: &'static str) {
+    fn turn_away(&self, error: Error) {
         let waiting = {
             let mut state = self.lock();
             state.writing = false;
             std::mem::take(&mut state.waiting)
         };
-        for Waiting { answer, .. } in waiting {
-            let _ = answer.send(Err(Error::Contention { doing: DOING, source: reason.into() }));
+        let errors = error.for_each_of(waiting.len());
+        for (Waiting { answer, .. }, error) in waiting.into_iter().zip(errors) {
+            let _ = answer.send(Err(error));
         }
     }
 }
@@ -218,6 +219,8 @@ struct Writer<DB: Database> {
     shared: Arc<Shared<DB>>,
     conn: Option<PoolConnection<DB>>,
     done: bool,
+    /// Why it got no connection.
+    failed: Option<Error>,
 }
 
 impl<DB: Database> Writer<DB> {
@@ -226,8 +229,8 @@ impl<DB: Database> Writer<DB> {
             match pool::take(&self.shared.pool).await {
                 Ok(conn) => self.conn = Some(conn),
                 Err(error) => {
-                    let error = self.shared.store.classify(DOING, error);
-                    return self.turn_away(error);
+                    self.failed = Some(self.shared.store.classify(DOING, error));
+                    return;
                 }
             }
         }
@@ -248,24 +251,14 @@ impl<DB: Database> Writer<DB> {
         }
         self.done = true;
     }
-
-    /// Nobody can be written.
-    fn turn_away(mut self, error: Error) {
-        self.done = true;
-        let waiting = std::mem::take(&mut self.shared.lock().waiting);
-        let errors = error.for_each_of(waiting.len());
-        for (Waiting { answer, .. }, error) in waiting.into_iter().zip(errors) {
-            let _ = answer.send(Err(error));
-        }
-    }
 }
 
 impl<DB: Database> Drop for Writer<DB> {
     fn drop(&mut self) {
         if self.done {
-            self.shared.hand_on(self.conn.take());
-        } else {
-            self.shared.turn_away("the task that was to write them has ended");
+            return self.shared.hand_on(self.conn.take());
         }
+        let ended = || Error::Contention { doing: DOING, source: "the task that was to write them has ended".into() };
+        self.shared.turn_away(self.failed.take().unwrap_or_else(ended));
     }
 }

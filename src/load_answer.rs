@@ -6,8 +6,11 @@ use crate::row::{self, CommitColumns, SnapshotColumns};
 use crate::saga::SagaStream;
 
 /// What a row of the answer is, where it has rows of several kinds; any other number is the commit that handled the message.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const STREAM: i32 = 0;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const SNAPSHOT: i32 = 1;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const COMMIT: i32 = 2;
 
 impl LoadFrom {

@@ -1,5 +1,6 @@
 //! Rows of the outbox's slow lane on their way to records, the same for every database.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 use futures_util::TryStreamExt;
@@ -59,21 +60,15 @@ impl<T: AsRef<[u8]> + TryInto<String>> SlowRow<T> {
 
     /// Who waits behind it.
     fn key(&self) -> OrderKey {
-        OrderKey::new(self.id(), &readable(&self.aggregate_type), &readable(&self.aggregate_id))
-    }
-
-    fn corrupt(&self, detail: &str) -> Error {
-        match StreamName::new(format!("outbox message {}", self.row)) {
-            Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
-            Err(error) => error,
-        }
+        OrderKey::new(self.id(), readable(&self.aggregate_type), readable(&self.aggregate_id))
     }
 
     fn with_texts(self) -> Result<SlowRow> {
-        let no_text = self.corrupt("one of its texts is none");
-        let texts = [self.aggregate_type, self.aggregate_id, self.contents].map(TryInto::try_into);
-        let [Ok(aggregate_type), Ok(aggregate_id), Ok(contents)] = texts else { return Err(no_text) };
         let Self { recorded_at, stream, commit_number, index, row, body, attempts, .. } = self;
+        let texts = [self.aggregate_type, self.aggregate_id, self.contents].map(TryInto::try_into);
+        let [Ok(aggregate_type), Ok(aggregate_id), Ok(contents)] = texts else {
+            return Err(corrupt(row, "one of its texts is none"));
+        };
         Ok(SlowRow {
             recorded_at,
             stream,
@@ -90,8 +85,15 @@ impl<T: AsRef<[u8]> + TryInto<String>> SlowRow<T> {
 }
 
 /// What can be read of what may be no text.
-fn readable(text: &impl AsRef<[u8]>) -> String {
-    String::from_utf8_lossy(text.as_ref()).into_owned()
+fn readable(text: &impl AsRef<[u8]>) -> Cow<'_, str> {
+    String::from_utf8_lossy(text.as_ref())
+}
+
+fn corrupt(row: i64, detail: &str) -> Error {
+    match StreamName::new(format!("outbox message {row}")) {
+        Ok(place) => Error::corrupt(&place, Offset::ZERO, detail),
+        Err(error) => error,
+    }
 }
 
 /// An error as it is kept beside a message. No database keeps all texts with a NUL.
@@ -133,7 +135,7 @@ pub(crate) fn message(index: &str, body: Vec<u8>, recorded_at: i64) -> Result<En
 pub(crate) fn record(mut row: SlowRow) -> Result<OutboxRecord> {
     let (id, attempts) = (row.id(), row.attempts());
     let envelope = message(&row.contents, std::mem::take(&mut row.body), row.recorded_at);
-    let envelope = envelope.map_err(|detail| row.corrupt(&detail))?;
+    let envelope = envelope.map_err(|detail| corrupt(row.row, &detail))?;
     let SlowRow { aggregate_type, aggregate_id, .. } = row;
     Ok(OutboxRecord { id, aggregate_type, aggregate_id, envelope, attempts })
 }
@@ -164,9 +166,10 @@ pub(crate) async fn dead_page<T: AsRef<[u8]> + TryInto<String>>(
 fn add<T: AsRef<[u8]> + TryInto<String>>(row: DeadRow<T>, page: &mut DeadPage) {
     let DeadRow { message, last_error, dead_at } = row;
     let dead_at = Timestamp::from_micros(dead_at);
-    let last_error = last_error.as_ref().map(readable).unwrap_or_default();
+    let last_error = last_error.as_ref().map(|error| readable(error).into_owned()).unwrap_or_default();
     let (id, attempts) = (message.id(), message.attempts());
-    let (aggregate_type, aggregate_id) = (readable(&message.aggregate_type), readable(&message.aggregate_id));
+    let [aggregate_type, aggregate_id] =
+        [&message.aggregate_type, &message.aggregate_id].map(|name| readable(name).into_owned());
     match message.with_texts().and_then(record) {
         Ok(record) => page.letters.push(DeadLetter { record, last_error, dead_at }),
         Err(error) => page.damaged.push(DamagedDeadLetter {

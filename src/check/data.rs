@@ -46,7 +46,8 @@ pub struct Checked {
 /// made. What is not checked: whether payloads mean what the saga thinks (load the instance for that), payloads that
 /// are not JSON, timeouts, parked messages, correlation keys, inboxes, leases and the places of the global order.
 ///
-/// Memory is bounded by a page: 200 streams without their commits, and about 8 MiB of commits, snapshots or messages, or one that is larger.
+/// Memory is bounded by a page: 200 streams without their commits, and about 8 MiB of commits, snapshots or messages, or one
+/// that is larger.
 ///
 /// # Errors
 /// The database's; also where a row cannot even be read as its column's type.

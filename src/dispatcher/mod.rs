@@ -124,8 +124,8 @@ impl<DB: Backend> Dispatcher<DB> {
     pub async fn dispatch_once(&self) -> Result<Dispatched> {
         let shared = self.shared();
         let (_stopper, stop) = stopper();
-        let conn = shared.ownership.connect().await;
-        let mut drained = shared.ownership.refresh(conn).await.map(|_| Dispatched::default());
+        let refreshed = async { shared.ownership.refresh(shared.ownership.connect().await?).await };
+        let mut drained = refreshed.await.map(|_| Dispatched::default());
         if let Ok(total) = &mut drained {
             // The leases may have to be renewed before everything is relayed.
             let (drainer, is_drained) = stopper();
@@ -210,7 +210,7 @@ async fn hold<DB: Backend>(shared: &Shared<DB>, waker: &OutboxWaker, stop: &Stop
     let mut measured = None::<Instant>;
     while !stop.is_requested() {
         let refreshed = tokio::select! {
-            conn = shared.ownership.connect() => shared.ownership.refresh(conn).await,
+            conn = shared.ownership.connect() => async { shared.ownership.refresh(conn?).await }.await,
             // Nothing is asked yet: a stop need not wait for a connection.
             () = stop.requested() => break,
         };

@@ -83,9 +83,8 @@ impl<DB: Backend> Ownership<DB> {
     }
 
     /// Keeps, or gets, a slot; takes the share of the partitions that goes with it, as far as it is free, and
-    /// hands over what others are to have, on a connection, if there is one. True if something was taken.
-    pub(super) async fn refresh(&self, conn: Result<GuardedConnection<DB>>) -> Result<bool> {
-        let mut conn = conn?;
+    /// hands over what others are to have. True if something was taken.
+    pub(super) async fn refresh(&self, mut conn: GuardedConnection<DB>) -> Result<bool> {
         let refreshed = self.refresh_on(&mut conn).await;
         conn.release();
         refreshed

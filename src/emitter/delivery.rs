@@ -95,10 +95,9 @@ impl Delivery {
         self.start.begin()
     }
 
-    /// What `what` says of the record. Unlike [`record`](Self::record) it does not [begin](Self::begin): for emitters that
-    /// choose to whom they pass a delivery on.
-    pub fn is_about(&self, what: impl FnOnce(&OutboxRecord) -> bool) -> bool {
-        what(&self.record)
+    /// What is to be sent, without [beginning](Self::begin): for emitters that choose to whom they pass a delivery on.
+    pub fn peek(&self) -> &OutboxRecord {
+        &self.record
     }
 
     /// What to send. Whoever looks [begins](Self::begin).

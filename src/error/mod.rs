@@ -3,7 +3,6 @@
 use std::fmt::Display;
 
 mod driver;
-#[cfg(feature = "sqlite")]
 mod shared;
 #[cfg(test)]
 mod tests;

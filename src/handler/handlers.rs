@@ -98,7 +98,7 @@ impl<DB: Database> fmt::Debug for Handlers<DB> {
 #[async_trait]
 impl<DB: Backend> Emitter for Handlers<DB> {
     async fn emit(&self, batch: Vec<Delivery>) {
-        let known = |delivery: &Delivery| delivery.is_about(|record| self.knows(&record.envelope));
+        let known = |delivery: &Delivery| self.knows(&delivery.peek().envelope);
         let (ours, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(known);
         let ours = send_each(ours, async |record| self.deliver(&record.envelope).await);
         let others = async {

@@ -113,3 +113,23 @@ pub trait DeadLetterTables<DB: Database>: Send + Sync {
     /// Gives a dead letter another message; false if it is not there.
     async fn rewrite(&self, tx: &mut Transaction<'_, DB>, id: OutboxId, message: &Envelope) -> Result<bool>;
 }
+
+/// What is wanted of the first page on which there is any.
+pub(super) async fn first_dead<DB: Database, T: DeadLetterTables<DB> + ?Sized, L>(
+    tables: &T,
+    conn: &mut DB::Connection,
+    after: Option<OutboxId>,
+    limit: u32,
+    wanted: fn(DeadPage) -> Vec<L>,
+) -> Result<Vec<L>> {
+    let mut after = after.unwrap_or(OutboxId::START);
+    loop {
+        let page = tables.dead(conn, after, limit).await?;
+        let end = page.end;
+        let found = wanted(page);
+        match end {
+            Some(end) if found.is_empty() => after = end,
+            _ => return Ok(found),
+        }
+    }
+}

@@ -38,14 +38,14 @@ impl Found {
 
 impl OrderKey {
     pub(crate) fn of(record: &OutboxRecord) -> Self {
-        Self::new(record.id, &record.aggregate_type, &record.aggregate_id)
+        Self::new(record.id, record.aggregate_type.as_str(), record.aggregate_id.as_str())
     }
 
-    pub(crate) fn new(id: OutboxId, aggregate_type: &str, aggregate_id: &str) -> Self {
+    pub(crate) fn new(id: OutboxId, aggregate_type: impl Into<String>, aggregate_id: impl Into<String>) -> Self {
         if id.stream > 0 {
             Self::Stream(id.stream)
         } else {
-            Self::Aggregate(aggregate_type.to_owned(), aggregate_id.to_owned())
+            Self::Aggregate(aggregate_type.into(), aggregate_id.into())
         }
     }
 }

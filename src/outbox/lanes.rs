@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 
-use super::dead_letter::{DamagedDeadLetter, DeadLetter, DeadLetterTables, DeadLetters, Failure};
+use super::dead_letter::{DamagedDeadLetter, DeadLetter, DeadLetterTables, DeadLetters, Failure, first_dead};
 use super::find::{Found, WaitingPage, find};
 use super::subscription::{self, LockRelease, SUBS_EXPIRATION_AFTER, Subscribed, Subscription};
 use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag};
@@ -206,14 +206,7 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         after: Option<OutboxId>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>> {
-        let mut after = after.unwrap_or(OutboxId::START);
-        loop {
-            let page = self.dead(conn, after, limit).await?;
-            match page.end {
-                Some(end) if page.letters.is_empty() => after = end,
-                _ => return Ok(page.letters),
-            }
-        }
+        first_dead(self, conn, after, limit, |page| page.letters).await
     }
 
     async fn damaged_dead_letters(
@@ -222,14 +215,7 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         after: Option<OutboxId>,
         limit: u32,
     ) -> Result<Vec<DamagedDeadLetter>> {
-        let mut after = after.unwrap_or(OutboxId::START);
-        loop {
-            let page = self.dead(conn, after, limit).await?;
-            match page.end {
-                Some(end) if page.damaged.is_empty() => after = end,
-                _ => return Ok(page.damaged),
-            }
-        }
+        first_dead(self, conn, after, limit, |page| page.damaged).await
     }
 
     async fn retry_dead_letters(&self, tx: &mut Transaction<'_, DB>, which: DeadLetters<'_>) -> Result<u64> {

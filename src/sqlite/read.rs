@@ -17,8 +17,8 @@ use crate::stream_name::StreamName;
 /// Any bytes can stand where texts and ids should: an error of the driver would hide all rows after this one.
 pub(super) fn columns(row: &SqliteRow, at: usize) -> sqlx::Result<CommitColumns> {
     let mut damage = None;
-    let mut id = |bytes: Option<Vec<u8>>| {
-        let id = bytes.map(|bytes| Uuid::from_slice(&bytes)).transpose();
+    let mut id = |bytes: Option<&[u8]>| {
+        let id = bytes.map(Uuid::from_slice).transpose();
         id.unwrap_or_else(|_| {
             damage = Some("an id in it is none");
             None

@@ -6,8 +6,8 @@
 //! what it makes of the events, and those that differ from a baseline that the old code wrote.
 //!
 //! States are compared as JSON. So a state must give the same JSON each time (a `HashSet` does not: compare with a
-//! `BTreeSet`). One that JSON cannot hold, as with a float that is infinite or no number, or that nests deeper than JSON is read, is reported as failed; whole
-//! numbers beyond 64 bits are compared as text. A panic of the saga's code ends the run.
+//! `BTreeSet`). One that JSON cannot hold, as with a float that is infinite or no number, or that nests deeper than JSON is
+//! read, is reported as failed; whole numbers beyond 64 bits are compared as text. A panic of the saga's code ends the run.
 //!
 //! ```
 //! # use sagastore::{Persister, migrate, verify_replay::{Baseline, ReplayVerifier}};

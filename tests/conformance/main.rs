@@ -110,6 +110,7 @@ mod replay_law;
 mod resource_lock;
 mod rollback;
 mod sagas;
+mod schema_dropped;
 mod serialization;
 #[cfg(feature = "postgres")]
 mod session_lock;
@@ -229,6 +230,7 @@ fn main() -> ExitCode {
         resource_lock::clauses,
         rollback::clauses,
         sagas::clauses,
+        schema_dropped::clauses,
         serialization::clauses,
         shuffled::clauses,
         #[cfg(feature = "postgres")]
