@@ -1,4 +1,5 @@
-//! Relays the outbox's messages: at least once, in order per stream, through any number of processes.
+//! Relays the outbox's messages: at least once, in order per stream, through several processes: two at a time, or
+//! [as many as you say](DispatcherSettings::with_dispatchers).
 //!
 //! A message travels from the unit of work that recorded it, in the same transaction, to the [`Emitter`]:
 //!
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use sqlx::Pool;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -194,6 +196,7 @@ impl<DB: Backend> Dispatcher<DB> {
             store: DB::Store::default(),
             emitter: Arc::clone(&self.emitter),
             settings: self.settings.clone(),
+            turn: Mutex::default(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tracing::Instrument;
 
 use super::batch::{self, Sent};
@@ -108,6 +109,8 @@ pub(super) struct Shared<DB: Backend> {
     pub(super) store: DB::Store,
     pub(super) emitter: Arc<dyn Emitter>,
     pub(super) settings: DispatcherSettings,
+    /// Whose turn it is to acknowledge, where only one can write: whom the database lets wait looks again and again.
+    pub(super) turn: Mutex<()>,
 }
 
 /// What was decided about a batch.
@@ -237,6 +240,7 @@ impl<DB: Backend> Shared<DB> {
     }
 
     async fn settle_once(&self, taken: &[Taken], decided: &mut Decided) -> Result<()> {
+        let _turn = if self.store.has_one_writer() { Some(self.turn.lock().await) } else { None };
         let mut conn = self.ownership.connect().await?;
         let settled = async {
             let mut tx = self.store.begin(&mut conn).await?;

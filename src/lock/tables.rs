@@ -1,7 +1,7 @@
 //! The statements that a database must have for leases.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::{Database, Transaction};
@@ -43,6 +43,19 @@ pub struct PurgeStep {
 /// Only the database's clock is asked.
 #[async_trait]
 pub trait LeaseTables<DB: Database>: Send + Sync {
+    /// Whether of all transactions one at a time can write.
+    fn has_one_writer(&self) -> bool {
+        false
+    }
+
+    /// Between two of many transactions, the last of which has begun then: where only one can write, whoever waits looks now and
+    /// again, and would hardly ever come in between.
+    async fn let_others_write(&self, begun: Instant) {
+        if self.has_one_writer() {
+            tokio::time::sleep(begun.elapsed()).await;
+        }
+    }
+
     /// Takes what is free, released or expired; `None` if it is held.
     async fn claim(&self, conn: &mut DB::Connection, claim: &Claim<'_>) -> Result<Option<Grant>>;
 

@@ -17,6 +17,10 @@ use crate::timestamp::Timestamp;
 
 #[async_trait]
 impl LeaseTables<Sqlite> for SqliteStore {
+    fn has_one_writer(&self) -> bool {
+        true
+    }
+
     async fn claim(&self, conn: &mut SqliteConnection, claim: &Claim<'_>) -> Result<Option<Grant>> {
         match take(conn, claim).await {
             Ok(grant) => Ok(grant),

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::packed::{self, StreamPage};
+use super::packed::{self, Packed, packed_commits};
 use super::{explain, read};
 use crate::error::Result;
 use crate::load_answer::{COMMIT, LoadAnswer, SNAPSHOT, STREAM};
@@ -144,38 +144,22 @@ pub(super) async fn select_packed(
         SELECT
             4,
             (SELECT commit_no FROM start),
+            COALESCE((SELECT MAX(commit_no) FROM saga_commit WHERE stream_id = (SELECT stream_id FROM stream)), 0),
+            COUNT(*),
+            octet_length('a'),
             NULL,
             NULL,
             NULL,
             NULL,
-            CAST(COALESCE(group_concat(concat(p.causation_id, p.correlation_id), ''), '') AS BLOB),
             NULL,
-            NULL,
-            CAST(COALESCE(group_concat(p.contents, ''), '') AS BLOB),
-            CAST(COALESCE(group_concat(p.body, ''), '') AS BLOB),
-            concat_ws(
-                ';',
-                octet_length('a'),
-                COALESCE((SELECT MAX(commit_no) FROM saga_commit WHERE stream_id = (SELECT stream_id FROM stream)), 0),
-                COUNT(*),
-                group_concat(p.commit_no, ' '),
-                group_concat(p.first_offset, ' '),
-                group_concat(p.event_count, ' '),
-                group_concat(p.recorded_at, ' '),
-                group_concat(p.checksum, ' '),
-                group_concat(octet_length(p.contents), ' '),
-                group_concat(octet_length(p.body), ' '),
-                group_concat(
-                    (p.completed IS NOT 0)
-                        + 2 * (octet_length(p.causation_id) IS 16)
-                        + 4 * (octet_length(p.correlation_id) IS 16),
-                    ' '
-                )
-            )
-        FROM saga_commit AS p
-        WHERE p.stream_id = (SELECT stream_id FROM stream)
-            AND p.commit_no > (SELECT commit_no FROM start)
-            AND p.commit_no <= (SELECT commit_no FROM start) + +?3
+            ",
+        packed_commits!(),
+        ",
+            NULL
+        FROM saga_commit AS c
+        WHERE c.stream_id = (SELECT stream_id FROM stream)
+            AND c.commit_no > (SELECT commit_no FROM start)
+            AND c.commit_no <= (SELECT commit_no FROM start) + +?3
             AND (
                 SELECT SUM(octet_length(contents) + octet_length(body))
                 FROM saga_commit
@@ -193,14 +177,10 @@ pub(super) async fn select_packed(
     let (mut answer, mut page) = (LoadAnswer::default(), None);
     while let Some(row) = rows.try_next().await? {
         if row.try_get::<i32, _>(0)? == PACKED {
-            let packed = StreamPage {
-                numbers: row.try_get(11)?,
-                ids: row.try_get(6)?,
-                contents: row.try_get(9)?,
-                body: row.try_get(10)?,
-            };
-            let after: i64 = row.try_get(1)?;
-            page = after.checked_add(1).and_then(|from| packed.commits(from, PAGE_COMMITS));
+            let [after, last, count, letter_bytes]: [i64; 4] =
+                [row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?];
+            let packed = Packed::new(letter_bytes, row.try_get(10)?).zip(after.checked_add(1));
+            page = packed.and_then(|(packed, from)| packed.commits(from, PAGE_COMMITS, last, count));
         } else {
             take(&mut answer, &row)?;
         }

@@ -3,7 +3,7 @@
 use futures_util::TryStreamExt;
 use sqlx::{Row, SqliteConnection};
 
-use super::packed::{self, Bytes, Lists, PackedCommits};
+use super::packed::{self, Packed, packed_commits};
 use super::read;
 use crate::message_store::PAGE_BYTES;
 use crate::outbox::{MarkedColumns, MarkedPage, OutboxId, Selection};
@@ -59,47 +59,25 @@ fn id(stream: i64, commit: &CommitColumns) -> OutboxId {
     OutboxId { recorded_at, stream, commit_number: commit_no, index: 0, row: 0 }
 }
 
-/// A packed page of the outbox. Its texts are name, persistence key and instance of each commit's stream.
-struct OutboxPage<'r> {
-    numbers: &'r str,
-    texts: &'r [u8],
-    ids: &'r [u8],
-    contents: &'r [u8],
-    body: &'r [u8],
-}
-
-impl OutboxPage<'_> {
-    /// Its commits, if they are all that were found.
-    fn commits(&self) -> Option<Vec<MarkedColumns>> {
-        let mut lists = Lists::new(self.numbers)?;
-        let (found, count) = (lists.number()?, lists.number()?);
-        if found != count {
+/// The marks of a packed page, if they are all that were `found` and counted, in their order.
+fn unpack(mut page: Packed<'_>, found: i64, count: i64) -> Option<Vec<MarkedColumns>> {
+    if found != count {
+        return None;
+    }
+    let mut marked: Vec<MarkedColumns> = Vec::with_capacity(usize::try_from(count).ok()?);
+    for _ in 0..count {
+        let stream = page.number()?;
+        let [name, persistence_key, instance] = [page.number()?, page.number()?, page.number()?];
+        let mut text = |length| page.nullable(length).map(|bytes| bytes.map(<[u8]>::to_vec));
+        let (stream_name, persistence_key, instance_id) = (text(name)?, text(persistence_key)?, text(instance)?);
+        let commit = page.commit()?;
+        let id = id(stream, &commit);
+        if marked.last().is_some_and(|last| last.id >= id) {
             return None;
         }
-        if count == 0 {
-            return Some(Vec::new());
-        }
-        let mut columns = [lists.next()?, lists.next()?, lists.next()?, lists.next()?, lists.next()?];
-        let mut texts = Bytes(self.texts);
-        let mut commits = PackedCommits::new(&mut lists, self.ids, self.contents, self.body)?;
-        let mut marked: Vec<MarkedColumns> = Vec::with_capacity(usize::try_from(count).ok()?);
-        for _ in 0..count {
-            let [streams, numbers, names, persistence_keys, instances] = &mut columns;
-            let (stream_key, commit_no) = (streams.next()?, numbers.next()?);
-            let mut nullable = |length: i64| if length < 0 { Some(None) } else { texts.bytes(length).map(Some) };
-            let (stream_name, persistence_key) = (nullable(names.next()?)?, nullable(persistence_keys.next()?)?);
-            let instance_id = nullable(instances.next()?)?;
-            let commit = commits.next(commit_no)?;
-            let id = id(stream_key, &commit);
-            let next = MarkedColumns { id, stream_name, persistence_key, instance_id, commit: Some(commit) };
-            if marked.last().is_some_and(|last| last.id >= next.id) {
-                return None;
-            }
-            marked.push(next);
-        }
-        let is_whole = columns.iter().all(packed::Numbers::is_empty) && texts.is_empty() && commits.is_empty();
-        (is_whole && lists.is_empty()).then_some(marked)
+        marked.push(MarkedColumns { id, stream_name, persistence_key, instance_id, commit: Some(commit) });
     }
+    page.is_empty().then_some(marked)
 }
 
 pub(super) async fn select_packed(
@@ -118,42 +96,21 @@ pub(super) async fn select_packed(
         "
         )
         SELECT
-            concat_ws(
-                ';',
-                octet_length('a'),
-                (SELECT COUNT(*) FROM page),
-                COUNT(*),
-                group_concat(c.stream_id, ' '),
-                group_concat(c.commit_no, ' '),
-                group_concat(octet_length(s.stream_name), ' '),
-                group_concat(COALESCE(octet_length(s.persistence_key), -1), ' '),
-                group_concat(COALESCE(octet_length(s.instance_id), -1), ' '),
-                group_concat(c.first_offset, ' '),
-                group_concat(c.event_count, ' '),
-                group_concat(c.recorded_at, ' '),
-                group_concat(c.checksum, ' '),
-                group_concat(octet_length(c.contents), ' '),
-                group_concat(octet_length(c.body), ' '),
-                group_concat(
-                    (c.completed IS NOT 0)
-                        + 2 * (octet_length(c.causation_id) IS 16)
-                        + 4 * (octet_length(c.correlation_id) IS 16),
-                    ' '
-                )
-            ),
-            CAST(
-                COALESCE(
-                    group_concat(
-                        s.stream_name || COALESCE(s.persistence_key, '') || COALESCE(s.instance_id, ''),
-                        ''
-                    ),
-                    ''
-                )
-                AS BLOB
-            ),
-            CAST(COALESCE(group_concat(concat(c.causation_id, c.correlation_id), ''), '') AS BLOB),
-            CAST(COALESCE(group_concat(c.contents, ''), '') AS BLOB),
-            CAST(COALESCE(group_concat(c.body, ''), '') AS BLOB)
+            octet_length('a'),
+            (SELECT COUNT(*) FROM page),
+            COUNT(*),
+            ",
+        packed_commits!(
+            "s.stream_id,
+                            octet_length(s.stream_name),
+                            ifnull(octet_length(s.persistence_key), -1),
+                            ifnull(octet_length(s.instance_id), -1),
+                            s.stream_name,
+                            s.persistence_key,
+                            s.instance_id,
+                            "
+        ),
+        "
         FROM page
         CROSS JOIN saga_commit AS c
             ON c.position = page.position
@@ -170,14 +127,8 @@ pub(super) async fn select_packed(
     .bind(packed::MAX_BYTES)
     .fetch_one(conn)
     .await?;
-    let page = OutboxPage {
-        numbers: row.try_get(0)?,
-        texts: row.try_get(1)?,
-        ids: row.try_get(2)?,
-        contents: row.try_get(3)?,
-        body: row.try_get(4)?,
-    };
-    Ok(page.commits())
+    let (found, count) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(Packed::new(row.try_get(0)?, row.try_get(3)?).and_then(|page| unpack(page, found, count)))
 }
 
 async fn select_rows(

@@ -1,10 +1,8 @@
-//! Pages of small commits that the database packs into one row.
+//! Pages of small commits that the database packs into one value.
 //!
 //! The driver carries every row, and each of its columns, from its own thread to the caller's one by one, which costs
-//! more than reading them. A packed page is four columns instead: the numbers of all its commits as text, their
-//! ids one after another, and so their contents and their bodies. The text has the number of commits and
-//! lists of numbers, with `;` between the lists and a space between the numbers. One of the lists says of each
-//! commit whether it is completed, and which ids it has.
+//! more than reading them. A packed page is one blob instead: the columns of its commits one after another, as text, each
+//! followed by a space. Those that can hold any bytes come last, after the numbers that say how long they are.
 //!
 //! Nothing is judged here. `None` stands for whatever is not as it always is: a commit that is missing, a column
 //! that holds something else, a page of too many bytes. Such a page is read again, row by row, and that
@@ -16,97 +14,73 @@ use crate::row::CommitColumns;
 
 /// Fewest commits asked for at which packing pays.
 pub(super) const MIN_COMMITS: u32 = 16;
-/// Most commits that are packed into one row: all of them are looked at before the first is read.
+/// Most commits that are packed into one value: all of them are looked at before the first is read.
 pub(super) const MAX_COMMITS: u32 = 4_096;
 /// Fewest bytes of contents and bodies of a page that is not packed: 1 MiB. Copying more costs what packing saves.
 pub(super) const MAX_BYTES: i64 = 1024 * 1024;
 
 /// What octet_length gives for a letter. Another number means that the database has no UTF-8 text, in which bytes
 /// survive as they are.
-const LETTER_BYTES: i64 = 1;
+pub(super) const LETTER_BYTES: i64 = 1;
 
-/// In the list of flags: the instance is completed.
-const COMPLETED: i64 = 1;
-/// There is a causation id of [`ID_BYTES`]. One of another length is not told, and so is left over in the end.
-const CAUSED: i64 = 2;
-/// The same of a correlation id.
-const CORRELATED: i64 = 4;
-/// All of them.
-const FLAGS: i64 = COMPLETED + CAUSED + CORRELATED;
+/// The length of what is null.
+const NULL: i64 = -1;
 
 /// Bytes of an id.
 const ID_BYTES: i64 = 16;
 
-/// A packed page of one stream.
-pub(super) struct StreamPage<'r> {
-    pub(super) numbers: &'r str,
-    pub(super) ids: &'r [u8],
-    pub(super) contents: &'r [u8],
-    pub(super) body: &'r [u8],
+/// A page of the commits `c`, as [`Packed`] takes it; each after other columns, if there are some.
+macro_rules! packed_commits {
+    ($($others:literal)?) => {
+        concat!(
+            "CAST(
+                COALESCE(
+                    group_concat(
+                        concat_ws(
+                            ' ',
+                            ",
+            $($others,)?
+            "c.commit_no,
+                            c.first_offset,
+                            c.event_count,
+                            c.completed,
+                            c.recorded_at,
+                            c.checksum,
+                            ifnull(octet_length(c.causation_id), -1),
+                            ifnull(octet_length(c.correlation_id), -1),
+                            octet_length(c.contents),
+                            octet_length(c.body),
+                            c.causation_id,
+                            c.correlation_id,
+                            c.contents,
+                            c.body,
+                            '' -- a space after the last
+                        ),
+                        ''
+                    ),
+                    ''
+                )
+                AS BLOB
+            )"
+        )
+    };
 }
+pub(super) use packed_commits;
 
-impl StreamPage<'_> {
-    /// Its commits, if they are the `limit` commits from number `from` on, or all that the stream has of them.
-    pub(super) fn commits(&self, from: i64, limit: u32) -> Option<Vec<CommitColumns>> {
-        let mut lists = Lists::new(self.numbers)?;
-        let (last, count) = (lists.number()?, lists.number()?);
-        if count == 0 {
-            return (last < from).then(Vec::new);
-        }
-        if count > i64::from(limit) {
-            return None;
-        }
-        let mut numbers = lists.next()?;
-        let mut commits = PackedCommits::new(&mut lists, self.ids, self.contents, self.body)?;
-        let end = from.checked_add(count)?;
-        let mut found = Vec::with_capacity(usize::try_from(count).ok()?);
-        for commit_no in from..end {
-            if numbers.next()? != commit_no {
-                return None;
-            }
-            found.push(commits.next(commit_no)?);
-        }
-        let is_whole = end > last || count == i64::from(limit);
-        (is_whole && numbers.is_empty() && commits.is_empty() && lists.is_empty()).then_some(found)
-    }
-}
-
-/// The lists of a packed page.
-pub(super) struct Lists<'r>(Option<&'r str>);
-
-impl<'r> Lists<'r> {
-    pub(super) fn new(text: &'r str) -> Option<Self> {
-        let mut lists = Self(Some(text));
-        (lists.number()? == LETTER_BYTES).then_some(lists)
-    }
-
-    pub(super) fn next(&mut self) -> Option<Numbers<'r>> {
-        let (list, rest) = match self.0?.split_once(';') {
-            Some((list, rest)) => (list, Some(rest)),
-            None => (self.0?, None),
-        };
-        self.0 = rest;
-        Some(Numbers(list.as_bytes()))
-    }
-
-    /// A list of one number.
-    pub(super) fn number(&mut self) -> Option<i64> {
-        let mut list = self.next()?;
-        list.next().filter(|_| list.is_empty())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
-/// A list of decimal numbers with a space after each but the last.
+/// What is left of a packed page.
 #[derive(Clone, Copy)]
-pub(super) struct Numbers<'r>(&'r [u8]);
+pub(super) struct Packed<'r>(&'r [u8]);
 
-impl<'r> Numbers<'r> {
-    pub(super) fn next(&mut self) -> Option<i64> {
-        let word = self.word()?;
+impl<'r> Packed<'r> {
+    /// A page of which the database says how long a letter is in it.
+    pub(super) fn new(letter_bytes: i64, page: &'r [u8]) -> Option<Self> {
+        (letter_bytes == LETTER_BYTES).then_some(Self(page))
+    }
+
+    /// The next column, a number.
+    pub(super) fn number(&mut self) -> Option<i64> {
+        let end = self.0.iter().position(|byte| *byte == b' ')?;
+        let word = self.take(end)?;
         let (is_negative, digits) = word.strip_prefix(b"-").map_or((false, word), |digits| (true, digits));
         if digits.is_empty() {
             return None;
@@ -120,111 +94,71 @@ impl<'r> Numbers<'r> {
         if is_negative { Some(value) } else { value.checked_neg() }
     }
 
-    fn word(&mut self) -> Option<&'r [u8]> {
-        if self.0.is_empty() {
-            return None;
+    /// The next column, of which the length is known.
+    fn bytes(&mut self, length: i64) -> Option<&'r [u8]> {
+        self.take(usize::try_from(length).ok()?)
+    }
+
+    /// The same, where it may be null.
+    pub(super) fn nullable(&mut self, length: i64) -> Option<Option<&'r [u8]>> {
+        if length == NULL { Some(None) } else { self.bytes(length).map(Some) }
+    }
+
+    /// So many bytes, with the space after them.
+    fn take(&mut self, length: usize) -> Option<&'r [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest.strip_prefix(b" ")?;
+        Some(taken)
+    }
+
+    fn id(&mut self, length: i64) -> Option<Option<Uuid>> {
+        match length {
+            NULL => Some(None),
+            ID_BYTES => Uuid::from_slice(self.bytes(length)?).ok().map(Some),
+            _ => None,
         }
-        let end = self.0.iter().position(|byte| *byte == b' ');
-        let (word, rest) = self.0.split_at_checked(end.unwrap_or(self.0.len()))?;
-        self.0 = rest.get(1..).unwrap_or_default();
-        Some(word)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-/// The columns of commits, taken from their lists one commit after another.
-pub(super) struct PackedCommits<'r> {
-    first_offset: Numbers<'r>,
-    event_count: Numbers<'r>,
-    recorded_at: Numbers<'r>,
-    checksum: Numbers<'r>,
-    contents_length: Numbers<'r>,
-    body_length: Numbers<'r>,
-    flags: Numbers<'r>,
-    ids: Bytes<'r>,
-    contents: Bytes<'r>,
-    body: Bytes<'r>,
-}
-
-impl<'r> PackedCommits<'r> {
-    /// The lists that every statement has last, in this order.
-    pub(super) fn new(lists: &mut Lists<'r>, ids: &'r [u8], contents: &'r [u8], body: &'r [u8]) -> Option<Self> {
-        Some(Self {
-            first_offset: lists.next()?,
-            event_count: lists.next()?,
-            recorded_at: lists.next()?,
-            checksum: lists.next()?,
-            contents_length: lists.next()?,
-            body_length: lists.next()?,
-            flags: lists.next()?,
-            ids: Bytes(ids),
-            contents: Bytes(contents),
-            body: Bytes(body),
-        })
-    }
-
-    /// The next commit, which has this number.
-    pub(super) fn next(&mut self, commit_no: i64) -> Option<CommitColumns> {
-        let flags = self.flags.next().filter(|flags| (0..=FLAGS).contains(flags))?;
+    /// The next columns, which are those of a commit.
+    pub(super) fn commit(&mut self) -> Option<CommitColumns> {
+        let [commit_no, first_offset, event_count] = [self.number()?, self.number()?, self.number()?];
+        let [completed, recorded_at, checksum] = [self.number()?, self.number()?, self.number()?];
+        let [causation_length, correlation_length] = [self.number()?, self.number()?];
+        let [contents_length, body_length] = [self.number()?, self.number()?];
         Some(CommitColumns {
             commit_no,
-            first_offset: self.first_offset.next()?,
-            event_count: self.event_count.next()?,
-            completed: flags & COMPLETED != 0,
-            recorded_at: self.recorded_at.next()?,
+            first_offset,
+            event_count,
+            completed: completed != 0,
+            recorded_at,
             order_token: 0,
-            causation_id: if flags & CAUSED == 0 { None } else { Some(self.ids.id()?) },
-            correlation_id: if flags & CORRELATED == 0 { None } else { Some(self.ids.id()?) },
-            checksum: self.checksum.next()?,
-            contents: Some(self.contents.text(self.contents_length.next()?)?),
+            causation_id: self.id(causation_length)?,
+            correlation_id: self.id(correlation_length)?,
+            checksum,
+            contents: Some(std::str::from_utf8(self.bytes(contents_length)?).ok()?.to_owned()),
             // Copied, so that who keeps one small message does not keep the page.
-            body: Some(self.body.take(self.body_length.next()?)?.to_vec()),
+            body: Some(self.bytes(body_length)?.to_vec()),
             damage: None,
         })
     }
 
+    /// The commits of a page of one stream, if they are the `limit` commits from number `from` on, or all that there are
+    /// of them: the database counted `count`, and the stream's last one is `last`.
+    pub(super) fn commits(mut self, from: i64, limit: u32, last: i64, count: i64) -> Option<Vec<CommitColumns>> {
+        if count > i64::from(limit) {
+            return None;
+        }
+        let end = from.checked_add(count)?;
+        let mut found = Vec::with_capacity(usize::try_from(count).ok()?);
+        for commit_no in from..end {
+            found.push(self.commit().filter(|commit| commit.commit_no == commit_no)?);
+        }
+        let is_whole = end > last || count == i64::from(limit);
+        (is_whole && self.is_empty()).then_some(found)
+    }
+
     /// True if nothing is left, as it must be after the last commit.
-    pub(super) fn is_empty(&self) -> bool {
-        let numbers = [
-            self.first_offset,
-            self.event_count,
-            self.recorded_at,
-            self.checksum,
-            self.contents_length,
-            self.body_length,
-            self.flags,
-        ];
-        let bytes = [&self.ids, &self.contents, &self.body];
-        numbers.iter().all(Numbers::is_empty) && bytes.iter().all(|bytes| bytes.is_empty())
-    }
-}
-
-/// Ids, texts or blobs, one after another.
-pub(super) struct Bytes<'r>(pub(super) &'r [u8]);
-
-impl<'r> Bytes<'r> {
-    fn take(&mut self, length: i64) -> Option<&'r [u8]> {
-        let (taken, rest) = self.0.split_at_checked(usize::try_from(length).ok()?)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn id(&mut self) -> Option<Uuid> {
-        Uuid::from_slice(self.take(ID_BYTES)?).ok()
-    }
-
-    pub(super) fn bytes(&mut self, length: i64) -> Option<Vec<u8>> {
-        self.take(length).map(<[u8]>::to_vec)
-    }
-
-    fn text(&mut self, length: i64) -> Option<String> {
-        std::str::from_utf8(self.take(length)?).ok().map(str::to_owned)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(self) -> bool {
         self.0.is_empty()
     }
 }
@@ -242,73 +176,61 @@ mod tests {
     use crate::outbox::{OutboxId, Selection};
     use crate::saga::SagaStream;
 
-    const ID: &[u8] = b"an id of a cause";
-
-    fn page(numbers: &str, contents: &[u8], body: &[u8]) -> Option<Vec<CommitColumns>> {
-        StreamPage { numbers, ids: ID, contents, body }.commits(3, 2)
-    }
-
     /// Two commits, the second one completed and with a cause.
-    const NUMBERS: &str = "1;9;2;3 4;5 -6;1 2;70 80;9223372036854775807 0;2 3;0 1;0 3";
+    const PAGE: &str = "3 5 1 0 70 9223372036854775807 -1 -1 2 0 ab  4 -6 2 1 80 0 16 -1 3 1 an id of a cause ü, ~ ";
+
+    fn unpacked(page: &[u8]) -> Option<Vec<CommitColumns>> {
+        Packed::new(LETTER_BYTES, page)?.commits(3, 2, 9, 2)
+    }
 
     #[test]
     fn a_page_gives_what_went_into_it() {
-        let [first, second] = page(NUMBERS, "abü,".as_bytes(), b"\0").expect("reads").try_into().ok().expect("two");
+        let [first, second] = unpacked(PAGE.as_bytes()).expect("reads").try_into().ok().expect("two");
         assert_eq!((first.commit_no, first.first_offset, first.event_count), (3, 5, 1));
         assert_eq!((first.completed, first.recorded_at, first.checksum), (false, 70, i64::MAX));
         assert_eq!((first.causation_id, first.contents, first.body), (None, Some("ab".into()), Some(vec![])));
         assert_eq!((second.commit_no, second.first_offset, second.event_count), (4, -6, 2));
         assert_eq!((second.completed, second.recorded_at, second.checksum), (true, 80, 0));
-        assert_eq!((second.contents, second.body), (Some("ü,".into()), Some(vec![0])));
-        assert_eq!((second.causation_id, second.correlation_id), (Uuid::from_slice(ID).ok(), None));
+        assert_eq!((second.contents, second.body), (Some("ü,".into()), Some(b"~".to_vec())));
+        let id = Uuid::from_slice(b"an id of a cause").ok();
+        assert_eq!((second.causation_id, second.correlation_id), (id, None));
     }
 
     #[test]
     fn what_is_unusual_is_left_to_the_rows() {
-        let contents = "abü,".as_bytes();
         for (from, to) in [
-            ("1;9;", "2;9;"),       // another encoding
-            (";2;3 4;", ";3;3 4;"), // a commit too few
-            (";2;3 4;", ";1;3 4;"), // a commit too many
-            (";3 4;", ";3 5;"),     // another commit
-            (";3 4;", ";4 3;"),     // another order
-            (";3 4;", ";3;"),
-            (";5 -6;", ";5;"),
-            (";5 -6;", ";5 -6 7;"),
-            (";5 -6;", ";5 x;"),
-            (";5 -6;", ";5 -;"),
-            (";5 -6;", ";5 1.0;"),
-            (";5 -6;", ";5  -6;"),
-            (";5 -6;", ";"),
+            ("3 5 1", "4 5 1"), // another commit
+            ("3 5 1", "3 x 1"),
+            ("3 5 1", "3 - 1"),
+            ("3 5 1", "3 1.0 1"),
+            ("3 5 1", "3  5 1"),
+            ("3 5 1", "5 1"),
             ("9223372036854775807", "9223372036854775808"),
-            (";2 3;", ";2 4;"),
-            (";2 3;", ";3 2;"), // cuts a character
-            (";2 3;", ";-1 6;"),
-            (";0 1;", ";0 0;"),
-            (";0 1;", ";0 9223372036854775807;"),
-            (";0 3", ";0 1"), // an id is left over
-            (";0 3", ";0 5;"),
-            (";0 3", ";0 7"), // an id too few
-            (";0 3", ";2 3"),
-            (";0 3", ";0 11"),
-            (";0 3", ";0 -5"),
-            (";0 3", ";0"),
-            (";0 3", ";0 3 0"),
-            (";0 3", ""),
-            (";0 3", ";0 3;"),
+            ("2 0 ab", "3 0 ab"),
+            ("2 0 ab", "1 0 ab"),
+            ("2 0 ab", "2 1 ab"),
+            ("2 0 ab", "-1 0 ab"),
+            ("2 0 ab", "9223372036854775807 0 ab"),
+            ("3 1 an", "2 1 an"), // cuts a character
+            ("3 1 an", "3 2 an"),
+            ("3 1 an", "3 0 an"),
+            (" 16 -1 ", " 15 -1 "),
+            (" 16 -1 ", " -1 -1 "),
+            (" 16 -1 ", " 16 16 "),
+            (" 16 -1 ", " 16 0 "),
+            (" ~ ", " ~"),
+            (" ~ ", " "),
+            (" ~ ", " ~ ~ "),
+            (" ~ ", " ~  "),
         ] {
-            let changed = NUMBERS.replacen(from, to, 1);
-            assert_ne!(changed, NUMBERS, "{from}");
-            assert!(page(&changed, contents, b"\0").is_none(), "{changed}");
+            let changed = PAGE.replacen(from, to, 1);
+            assert_ne!(changed, PAGE, "{from}");
+            assert!(unpacked(changed.as_bytes()).is_none(), "{changed}");
         }
-        assert!(page(NUMBERS, contents, b"").is_none());
-        assert!(page(NUMBERS, contents, b"\0\0").is_none());
-        assert!(page(NUMBERS, b"ab\xff\xff,", b"\0").is_none());
-        let ids: [&[u8]; 3] = [b"", b"an id of a caus", b"an id of a cause!"];
-        for ids in ids {
-            assert!(StreamPage { numbers: NUMBERS, ids, contents, body: b"\0" }.commits(3, 2).is_none());
-        }
-        assert!(page("", contents, b"").is_none());
+        assert!(unpacked(b"").is_none());
+        let no_text: Vec<u8> = PAGE.bytes().map(|byte| if byte == b',' { 0xff } else { byte }).collect();
+        assert!(unpacked(&no_text).is_none());
+        assert!(Packed::new(2, PAGE.as_bytes()).is_none(), "another encoding");
     }
 
     /// An instance of twenty commits of two bytes each.
@@ -368,12 +290,14 @@ mod tests {
 
     #[test]
     fn a_page_ends_at_its_limit_or_at_the_end_of_its_stream() {
-        let whole = StreamPage { numbers: NUMBERS, ids: ID, contents: "abü,".as_bytes(), body: b"\0" };
-        assert!(whole.commits(3, 2).is_some());
-        assert!(whole.commits(3, 3).is_none(), "the stream goes on until commit 9");
-        let last = StreamPage { numbers: &NUMBERS.replace("1;9;", "1;4;"), ..whole };
-        assert!(last.commits(3, 3).is_some());
-        assert!(page("1;2;0", b"", b"").is_some_and(|commits| commits.is_empty()));
-        assert!(page("1;3;0", b"", b"").is_none(), "there is one");
+        let commits = |page: &str, limit, last, count| Packed(page.as_bytes()).commits(3, limit, last, count);
+        assert!(commits(PAGE, 2, 9, 2).is_some());
+        assert!(commits(PAGE, 3, 9, 2).is_none(), "the stream goes on until commit 9");
+        assert!(commits(PAGE, 3, 4, 2).is_some());
+        assert!(commits(PAGE, 1, 4, 2).is_none(), "more than were asked for");
+        assert!(commits(PAGE, 2, 9, 1).is_none(), "more than were counted");
+        assert!(commits(PAGE, 3, 9, 3).is_none(), "fewer than were counted");
+        assert!(commits("", 2, 2, 0).is_some_and(|commits| commits.is_empty()));
+        assert!(commits("", 2, 3, 0).is_none(), "there is one");
     }
 }

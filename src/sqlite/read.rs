@@ -6,7 +6,7 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::explain;
-use super::packed::{self, StreamPage};
+use super::packed::{self, Packed, packed_commits};
 use crate::error::Result;
 use crate::ids::{CommitNumber, Offset};
 use crate::message_store::{CommitPage, PAGE_BYTES};
@@ -134,52 +134,35 @@ pub(super) async fn select_packed(
     limit: u32,
 ) -> sqlx::Result<Option<Vec<CommitColumns>>> {
     let from = from.to_i64();
-    let row = sqlx::query(
+    let row = sqlx::query(concat!(
         "WITH stream AS (
             SELECT stream_id FROM saga_stream WHERE stream_name = +?1
         )
         SELECT
-            concat_ws(
-                ';',
-                octet_length('a'),
-                COALESCE((SELECT MAX(commit_no) FROM saga_commit WHERE stream_id = (SELECT stream_id FROM stream)), 0),
-                COUNT(*),
-                group_concat(commit_no, ' '),
-                group_concat(first_offset, ' '),
-                group_concat(event_count, ' '),
-                group_concat(recorded_at, ' '),
-                group_concat(checksum, ' '),
-                group_concat(octet_length(contents), ' '),
-                group_concat(octet_length(body), ' '),
-                group_concat(
-                    (completed IS NOT 0)
-                        + 2 * (octet_length(causation_id) IS 16)
-                        + 4 * (octet_length(correlation_id) IS 16),
-                    ' '
-                )
-            ),
-            CAST(COALESCE(group_concat(concat(causation_id, correlation_id), ''), '') AS BLOB),
-            CAST(COALESCE(group_concat(contents, ''), '') AS BLOB),
-            CAST(COALESCE(group_concat(body, ''), '') AS BLOB)
-        FROM saga_commit
-        WHERE stream_id = (SELECT stream_id FROM stream)
-            AND commit_no BETWEEN +?2 AND +?3
+            octet_length('a'),
+            COALESCE((SELECT MAX(commit_no) FROM saga_commit WHERE stream_id = (SELECT stream_id FROM stream)), 0),
+            COUNT(*),
+            ",
+        packed_commits!(),
+        "
+        FROM saga_commit AS c
+        WHERE c.stream_id = (SELECT stream_id FROM stream)
+            AND c.commit_no BETWEEN +?2 AND +?3
             AND (
                 SELECT SUM(octet_length(contents) + octet_length(body))
                 FROM saga_commit
                 WHERE stream_id = (SELECT stream_id FROM stream)
                     AND commit_no BETWEEN +?2 AND +?3
-            ) < +?4",
-    )
+            ) < +?4"
+    ))
     .bind(stream.as_str())
     .bind(from)
     .bind(from.saturating_add(i64::from(limit) - 1))
     .bind(packed::MAX_BYTES)
     .fetch_one(conn)
     .await?;
-    let page =
-        StreamPage { numbers: row.try_get(0)?, ids: row.try_get(1)?, contents: row.try_get(2)?, body: row.try_get(3)? };
-    Ok(page.commits(from, limit))
+    let (last, count) = (row.try_get(1)?, row.try_get(2)?);
+    Ok(Packed::new(row.try_get(0)?, row.try_get(3)?).and_then(|page| page.commits(from, limit, last, count)))
 }
 
 async fn select_rows(
