@@ -1,6 +1,6 @@
 //! Once per message for handlers without a saga: what they handled is remembered in their own transaction.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sqlx::{Database, Pool, Transaction};
@@ -9,6 +9,7 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::guarded_connection::GuardedConnection;
 use crate::ids::{MessageId, check_name};
+use crate::lock::tables::LeaseTables;
 
 /// Longest name of an inbox's consumer, in bytes.
 pub const MAX_INBOX_CONSUMER_BYTES: usize = 255;
@@ -129,10 +130,14 @@ impl Inbox {
         let mut conn = GuardedConnection::take(pool, &store, "taking a connection for an inbox").await?;
         let mut forgotten = 0;
         let ended = loop {
+            let begun = Instant::now();
             match store.forget_handled(&mut conn, &self.consumer, retention, INBOX_FORGET_STEP).await {
                 // What becomes too old meanwhile is left to the next call, lest this one go on for ever.
                 Ok(some) if some < u64::from(INBOX_FORGET_STEP) => break Ok(forgotten + some),
-                Ok(some) => forgotten += some,
+                Ok(some) => {
+                    forgotten += some;
+                    store.let_others_write(begun).await;
+                }
                 Err(error) => break Err(error),
             }
         };

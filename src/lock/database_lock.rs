@@ -170,11 +170,13 @@ impl<DB: Backend> DatabaseLock<DB> {
     pub async fn purge(&self) -> Result<u64> {
         let (mut purged, mut after, mut contentions) = (0, None, 0);
         loop {
+            let begun = Instant::now();
             match self.purge_step(after.as_ref()).await {
                 Ok(step) => {
                     purged += step.purged;
                     let Some(reached) = step.reached else { return Ok(purged) };
                     after = Some(reached);
+                    self.store.let_others_write(begun).await;
                 }
                 Err(error) if is_tried_again(&error, contentions) => {
                     contentions += 1;

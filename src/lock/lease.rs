@@ -38,7 +38,8 @@ pub struct Lease {
 
 impl Lease {
     /// A lease that a store granted for `length` when it was asked at `asked`, for implementations of
-    /// [`Lock`](super::Lock). The instant must be taken before the store is asked.
+    /// [`Lock`](super::Lock). The instant must be taken before the store is asked. A lease without end is trusted for
+    /// [`MAX_LEASE`] at a time.
     pub fn granted(
         resource: &Resource,
         client: &ClientId,
@@ -53,7 +54,7 @@ impl Lease {
             client_id: client.clone(),
             expiry,
             sequence,
-            trusted_until: asked + length,
+            trusted_until: asked + length.min(MAX_LEASE),
             length,
         }
     }
@@ -61,7 +62,7 @@ impl Lease {
     /// The same lease, renewed by a store that was asked at `asked`.
     #[must_use]
     pub fn renewed(&self, expiry: Timestamp, asked: Instant) -> Self {
-        Self { expiry, trusted_until: asked + self.length, ..self.clone() }
+        Self { expiry, trusted_until: asked + self.length.min(MAX_LEASE), ..self.clone() }
     }
 
     /// Until when the holder may believe that it holds the lease, by the clock of this process. It counts from

@@ -23,4 +23,4 @@ pub use ids::{
     ClientId, FencingToken, MAX_CLIENT_ID_BYTES, MAX_NAMESPACE_BYTES, MAX_RESOURCE_ID_BYTES, Namespace, Resource,
     ResourceId,
 };
-pub use purger::{PURGE_GRACE, PURGE_STEP, PURGER_PERIOD, Purge};
+pub use purger::{PURGE_GRACE, PURGE_STEP, PURGE_WITHIN, PURGER_PERIOD, Purge};

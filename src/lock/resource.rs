@@ -93,7 +93,8 @@ impl ResourceLockerSettings {
     /// Purges so often; default [`PURGER_PERIOD`].
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if it is zero.
+    /// [`Error::InvalidInput`] unless between [`MIN_LEASE`](super::lease::MIN_LEASE) and
+    /// [`MAX_LEASE`](super::lease::MAX_LEASE).
     pub fn with_purger_period(mut self, period: Duration) -> Result<Self> {
         self.purger_period = check_length("period of the purger", period)?;
         Ok(self)
@@ -181,7 +182,10 @@ impl ResourceLocker {
             let failure = match self.0.lock.release(lock).await {
                 Ok(true) => return Ok(true),
                 Ok(false) if run.attempts() == 0 => return Ok(false),
-                Ok(false) => return self.was_unlocked(lock).await,
+                Ok(false) => match self.was_unlocked(lock).await {
+                    Ok(unlocked) => return Ok(unlocked),
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
             let tries = run.attempts().saturating_add(1);
@@ -253,7 +257,8 @@ impl ResourceLocker {
     /// Whether a try of which the answer was lost did it.
     async fn was_unlocked(&self, lock: &Lease) -> Result<bool> {
         let status = self.0.lock.status(&lock.resource_id).await?;
-        let ours = |status: LeaseStatus| status.sequence == lock.sequence && status.state == LeaseState::Released;
-        Ok(status.is_some_and(ours))
+        let as_it_was = status.filter(|status| status.sequence == lock.sequence);
+        // As long as it has not expired nobody else gets it, nor is it purged, before it is released.
+        Ok(as_it_was.map_or(!lock.remaining().is_zero(), |status| status.state == LeaseState::Released))
     }
 }

@@ -98,10 +98,10 @@ async fn take(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<Opt
         if take_over(conn, claim).await? {
             break true;
         }
-        match select_one(conn, claim.resource).await? {
+        match is_free(conn, claim.resource).await? {
             None => break start(conn, claim).await?,
             // A purge, or another claim, has it locked for a moment.
-            Some(row) if row.client_id.is_none() && looks < MAX_LOCKED_LOOKS => {
+            Some(true) if looks < MAX_LOCKED_LOOKS => {
                 looks += 1;
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }
@@ -109,6 +109,22 @@ async fn take(conn: &mut MySqlConnection, claim: &Claim<'_>) -> sqlx::Result<Opt
         }
     };
     if taken { granted(conn, claim).await } else { Ok(None) }
+}
+
+/// Whether nobody holds a resource, by its row; `None` if it has none.
+async fn is_free(conn: &mut MySqlConnection, resource: &Resource) -> sqlx::Result<Option<bool>> {
+    let free = sqlx::query_scalar::<_, i64>(
+        "SELECT client_id IS NULL
+            OR expires_at + lock_delay <= TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))
+        FROM saga_lease
+        WHERE namespace = ?
+            AND resource_id = ?",
+    )
+    .bind(resource.namespace.as_str())
+    .bind(resource.id.as_str())
+    .fetch_optional(conn)
+    .await?;
+    Ok(free.map(|free| free != 0))
 }
 
 /// Waits for nobody: what a fenced transaction or another claim keeps locked is held. The row is locked and changed by one statement,

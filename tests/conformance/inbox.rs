@@ -19,6 +19,7 @@ clauses! {
     only_what_is_older_than_the_retention_is_forgotten,
     any_number_is_forgotten,
     forgetting_ends_though_more_becomes_old_meanwhile: SQLITE,
+    forgetting_very_many_lets_others_write_in_between: SQLITE_FILE,
     what_comes_again_within_the_retention_is_known_while_others_are_forgotten,
     names_are_compared_byte_for_byte,
     a_name_that_cannot_be_stored_is_refused,
@@ -183,6 +184,28 @@ async fn forgetting_ends_though_more_becomes_old_meanwhile<DB: Subject>(db: Test
     let forgotten = tokio::time::timeout(Duration::from_secs(20), inbox.forget(db.pool(), Duration::from_secs(1)));
     assert_eq!(forgotten.await??, 10);
     assert_eq!(db.count(ROWS).await?, 10, "those are left to the next call");
+    Ok(())
+}
+
+/// Whoever waits for the file looks again and again, and hardly ever came in between two steps.
+async fn forgetting_very_many_lets_others_write_in_between<DB: Subject>(db: TestDb<DB>) -> Clause {
+    const STEPS: u32 = 60;
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let (old, inbox, mut rounds) = (STEPS * INBOX_FORGET_STEP, Inbox::new("stock")?, 0);
+    db.sql(format!(
+        "INSERT INTO saga_inbox
+        WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {old})
+        SELECT 'stock', randomblob(16), n FROM n"
+    ))
+    .await?;
+    let (forgetting, pool) = (inbox.clone(), db.pool().clone());
+    let forgetting = tokio::spawn(async move { forgetting.forget(&pool, HOUR).await });
+    while !forgetting.is_finished() {
+        ensure!(!receive(&db, &inbox, MessageId::new()).await?.is_repeated());
+        rounds += 1;
+    }
+    assert_eq!(forgetting.await??, u64::from(old));
+    ensure!(rounds > STEPS / 4, "{rounds} rounds in {STEPS} steps");
     Ok(())
 }
 

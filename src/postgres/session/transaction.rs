@@ -35,7 +35,9 @@ impl<'t, 'c> TransactionLocker<'t, 'c> {
     }
 
     /// Waits for the key, and for the end of the fenced transactions of an earlier holder that died.
-    /// It waits as long as the `lock_timeout` in force says, by default without end.
+    /// It waits as long as the `lock_timeout` in force says, by default without end. A call that is dropped meanwhile goes on
+    /// in the server: until the key is free, or that time is over, the transaction keeps all that it holds, and the pool's
+    /// connection. So bound the wait, by [`lock_within`](Self::lock_within), rather than give it up.
     ///
     /// # Errors
     /// [`Error::Timeout`](crate::Error::Timeout) if that was too long,
