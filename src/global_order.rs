@@ -92,7 +92,7 @@ pub struct GlobalTail {
 #[async_trait]
 pub trait GloballyOrderedStore<DB: Database>: MessageStore<DB> {
     /// The next events after `after`, at most about `limit`: the last commit is never cut. An empty
-    /// answer means that there are none yet.
+    /// answer means that there are none yet, unless none were asked for.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the store keeps no global order; [`Error::GlobalOrderRestored`];
@@ -121,7 +121,8 @@ pub trait GloballyOrderedStore<DB: Database>: MessageStore<DB> {
     }
 
     /// Moves a named consumer in the transaction of what it did, if it still stands at `from`. False
-    /// means that another process moved it: roll back, or what was done is done twice.
+    /// means that another process moved it: roll back, or what was done is done twice. Moved back to
+    /// [`GlobalPosition::START`], it begins anew.
     ///
     /// # Errors
     /// As [`consumer_position`](Self::consumer_position).
@@ -133,8 +134,16 @@ pub trait GloballyOrderedStore<DB: Database>: MessageStore<DB> {
         to: GlobalPosition,
     ) -> Result<bool> {
         check_name("consumer name", consumer, MAX_CONSUMER_NAME_BYTES)?;
-        let from = (from != GlobalPosition::START).then(|| from.to_string());
-        self.swap_consumer_position(tx, consumer, from.as_deref(), &to.to_string()).await
+        let (start, to) = (from.to_string(), to.to_string());
+        // At the start there is a row only if it was moved back there. One statement that writes: two could deadlock with others'.
+        let stored = match from {
+            GlobalPosition::START => self.stored_consumer_position(tx, consumer).await?,
+            _ => Some(start.clone()),
+        };
+        match stored {
+            Some(stored) if stored != start => Ok(false),
+            stored => self.swap_consumer_position(tx, consumer, stored.as_deref(), &to).await,
+        }
     }
 
     /// The stored text of a consumer's position.

@@ -194,6 +194,9 @@ impl GloballyOrderedStore<MySql> for MySqlStore {
             return Err(not_enabled());
         }
         let mut events = Vec::new();
+        if limit == 0 {
+            return Ok(events);
+        }
         for found in rows {
             let (position, stream, commit) = found?;
             let place = GlobalPosition { epoch: 0, transaction: 0, position, index: -1 };

@@ -1,6 +1,7 @@
 //! The two lanes of the outbox, read as one and acknowledged as one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{Database, Transaction};
@@ -8,7 +9,10 @@ use sqlx::{Database, Transaction};
 use super::dead_letter::{DamagedDeadLetter, DeadLetter, DeadLetterTables, DeadLetters, Failure, first_dead};
 use super::find::{Found, WaitingPage, find};
 use super::subscription::{self, LockRelease, SUBS_EXPIRATION_AFTER, Subscribed, Subscription};
-use super::{NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats, PartitionLag};
+use super::{
+    BatchCallback, NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats,
+    PartitionLag,
+};
 use crate::codec::check_size;
 use crate::commit::StoredCommit;
 use crate::contents::Texts;
@@ -18,6 +22,9 @@ use crate::limits::Limits;
 use crate::lock::ClientId;
 use crate::lock::tables::LeaseTables;
 use crate::stream_name::StreamName;
+
+/// Longer than the clock of any database stands still: SQLite's ticks in milliseconds.
+const CLOCK_TICK: Duration = Duration::from_millis(2);
 
 /// A commit whose messages wait in the fast lane.
 #[derive(Debug)]
@@ -163,6 +170,35 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         match damaged.into_iter().next() {
             Some((_, damage)) => Err(damage),
             None => Ok(records),
+        }
+    }
+
+    async fn find_in_batches(
+        &self,
+        conn: &mut DB::Connection,
+        batch_size: u32,
+        limit: Option<u64>,
+        callback: &mut BatchCallback<'_>,
+    ) -> Result<u64> {
+        // A commit that becomes visible late may lie before what was read, and the next one of its stream, which comes after it
+        // and so after the first batch, must not be given without it.
+        let then = self.recorded_by(conn).await?;
+        tokio::time::sleep(CLOCK_TICK).await;
+        let (mut after, mut given, batch_size) = (None, 0_u64, batch_size.max(1));
+        loop {
+            let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(given));
+            let size = u32::try_from(left).unwrap_or(u32::MAX).min(batch_size);
+            let mut batch = if size == 0 { Vec::new() } else { self.find_batch(conn, after, size).await? };
+            let found = batch.len();
+            batch.retain(|record| record.id.recorded_at <= then);
+            let Some(last) = batch.last() else { return Ok(given) };
+            let is_last = batch.len() < found;
+            after = Some(last.id);
+            given = given.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+            callback(batch).await?;
+            if is_last {
+                return Ok(given);
+            }
         }
     }
 

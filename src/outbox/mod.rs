@@ -174,7 +174,8 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
     async fn save(&self, tx: &mut Transaction<'_, DB>, records: &[NewOutboxRecord]) -> Result<()>;
 
     /// The next records after `after` in delivery order, at most `limit`, of those that are due. Fewer if they are large:
-    /// only an empty batch is the end.
+    /// only an empty batch is the end. What is committed meanwhile may lie before `after`: who relays while others
+    /// write begins at `None` each time, or uses [`find_in_batches`](Self::find_in_batches).
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) if a commit is damaged; the database's.
@@ -295,7 +296,8 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
 
     /// Calls `callback` with batches of at most `batch_size` records in delivery order, until
     /// `limit` records were given (`None`: all). Holds no cursor and no transaction of its own. An error
-    /// of the callback ends it and is returned. Gives the number of records.
+    /// of the callback ends it and is returned. Gives the number of records. The built-in stores give what was
+    /// recorded before the call, and leave to the next one what is recorded meanwhile.
     ///
     /// # Errors
     /// As [`find_batch`](Self::find_batch), and the callback's.

@@ -26,6 +26,9 @@ impl GloballyOrderedStore<Postgres> for PostgresStore {
         let read = select(conn, after, limit).await;
         let rows = read.map_err(|error| classify("reading the global order", error))?;
         let mut events = Vec::new();
+        if limit == 0 {
+            return Ok(events);
+        }
         for found in rows {
             let (transaction, position, stream, commit) = found?;
             let place = GlobalPosition { epoch: epoch.number, transaction, position, index: -1 };

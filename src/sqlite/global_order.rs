@@ -25,6 +25,9 @@ impl GloballyOrderedStore<Sqlite> for SqliteStore {
             Err(error) => return Err(explain(conn, "reading the global order", error).await),
         };
         let mut events = Vec::new();
+        if limit == 0 {
+            return Ok(events);
+        }
         for found in rows {
             let (position, stream, commit) = found?;
             let place = GlobalPosition { epoch: 0, transaction: 0, position, index: -1 };

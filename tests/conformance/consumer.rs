@@ -15,6 +15,7 @@ clauses! {
     of_two_consumers_with_one_name_one_moves: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
     a_consumer_that_is_cut_off_at_any_moment_does_everything_once: GLOBAL_ORDER_SEVERAL_CONNECTIONS,
     each_consumer_has_a_place_of_its_own_and_one_that_fails_holds_up_no_other: GLOBAL_ORDER,
+    a_consumer_that_is_moved_back_to_the_start_begins_anew: GLOBAL_ORDER,
     names_of_consumers_are_checked_and_told_apart,
 }
 
@@ -42,6 +43,23 @@ async fn a_consumer_moves_with_what_it_did<DB: Subject>(db: TestDb<DB>) -> Claus
     assert!(store.move_consumer(&mut tx, name, first, second).await?);
     tx.commit().await?;
     assert_eq!(store.consumer_position(&mut *db.conn().await?, name).await?, second);
+    Ok(())
+}
+
+/// It could never be moved again.
+async fn a_consumer_that_is_moved_back_to_the_start_begins_anew<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (store, name, start) = (db.store(), "projection", GlobalPosition::START);
+    db.append(&stream("a"), 0, &events(2)).await?;
+    let found = read_all(&db, 2).await?;
+    let (first, second) = (found[0].position, found[1].position);
+    for (from, to) in [(start, first), (first, start), (start, start), (start, second), (second, first)] {
+        let mut tx = db.begin().await?;
+        assert_eq!(store.consumer_position(&mut tx, name).await?, from);
+        assert!(store.move_consumer(&mut tx, name, from, to).await?, "from {from} to {to}");
+        db.commit(tx).await?;
+    }
+    let mut tx = db.begin().await?;
+    assert!(!store.move_consumer(&mut tx, name, start, second).await?);
     Ok(())
 }
 

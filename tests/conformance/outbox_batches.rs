@@ -3,15 +3,16 @@
 use std::pin::Pin;
 use std::sync::Mutex;
 
-use sagastore::{Error, NewOutboxRecord, OutboxRecord, OutboxRepository, Result};
+use sagastore::{Error, NewOutboxRecord, Outbox, OutboxId, OutboxRecord, OutboxRepository, Result};
 
-use crate::harness::sample::{Counter, added, event};
+use crate::harness::sample::{Counter, added, event, instance};
 use crate::harness::{Clause, Subject, TestDb, assert_error, clauses};
 
 clauses! {
     batches_are_as_large_as_asked_for_up_to_the_limit,
     an_error_of_the_callback_ends_the_batches,
     an_empty_outbox_gives_no_batch,
+    what_is_committed_late_does_not_come_behind_the_next_of_its_stream: SERVERS,
 }
 
 /// What a callback returns.
@@ -84,5 +85,35 @@ async fn an_empty_outbox_gives_no_batch<DB: Subject>(db: TestDb<DB>) -> Clause {
     assert_eq!(db.store().find_batch(&mut conn, None, 10).await?, []);
     let stats = db.store().stats(&mut conn).await?;
     assert_eq!((stats.pending, stats.oldest, stats.oldest_age), (0, None, None));
+    Ok(())
+}
+
+/// The next one came, and what was committed late only with the next call.
+async fn what_is_committed_late_does_not_come_behind_the_next_of_its_stream<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (persister, mut late) = (db.persister(), db.begin().await?);
+    let mut unit = persister.begin_unit_of_work(&Counter, &mut late, Outbox, &instance("slow")).await?;
+    unit.publish(added(1))?;
+    assert!(persister.save(&mut late, unit).await?.is_changed());
+    for other in ["a", "b", "c"] {
+        db.publish(&Counter, other, [added(1)]).await?;
+    }
+    let (given, late, mut conn) = (Mutex::new(Vec::new()), Mutex::new(Some(late)), db.conn().await?);
+    let mut take = |batch: Vec<OutboxRecord>| -> Done<'_> {
+        given.lock().unwrap().extend(batch);
+        let (late, db) = (late.lock().unwrap().take(), &db);
+        Box::pin(async move {
+            let Some(late) = late else { return Ok(()) };
+            db.commit(late).await?;
+            db.publish(&Counter, "slow", [added(2)]).await.map(drop)
+        })
+    };
+    let ids = |records: Vec<OutboxRecord>| -> Vec<OutboxId> {
+        records.into_iter().filter(|record| record.aggregate_id == "slow").map(|record| record.id).collect()
+    };
+    for expected in [0, 2] {
+        db.store().find_in_batches(&mut conn, 1, None, &mut take).await?;
+        let of_slow = ids(std::mem::take(&mut *given.lock().unwrap()));
+        assert_eq!(of_slow, ids(db.outbox().await?)[..expected]);
+    }
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 use futures_util::future::BoxFuture;
 use sagastore::{
-    CommitNumber, Error, MessageStore, NewOutboxRecord, Offset, OutboxRepository, Revision, Snapshot, SnapshotFault,
-    SnapshotFrequency,
+    CommitNumber, Error, GlobalPosition, GloballyOrderedStore, MessageStore, NewOutboxRecord, Offset, OutboxRepository,
+    Revision, Snapshot, SnapshotFault, SnapshotFrequency,
 };
 
+use crate::global_order::read_all;
 use crate::harness::sample::{Counter, OrderCommand, added, command, event, events, instance, stream};
 use crate::harness::{Clause, Subject, TestDb, assert_error, clauses};
 
@@ -13,6 +14,7 @@ clauses! {
     the_end_of_the_range_of_offsets_is_refused_and_never_passed,
     an_instance_at_the_last_revision_takes_no_event,
     pages_of_no_size_and_of_the_largest_are_read,
+    a_page_of_no_size_of_the_global_order_is_empty: GLOBAL_ORDER,
     a_snapshot_beyond_the_range_of_its_stream_is_ignored,
 }
 
@@ -83,6 +85,16 @@ async fn save_snapshot<DB: Subject>(db: &TestDb<DB>, number: CommitNumber) -> Cl
     let values = format!("{revision}, {number}, 'counter', 1, 'application/json', {checksum}, 0, {body}");
     let written = db.sql(format!("INSERT INTO saga_snapshot ({columns}) SELECT stream_id, {values} FROM saga_stream"));
     assert_eq!(written.await?, 1);
+    Ok(())
+}
+
+/// It gave the first commit.
+async fn a_page_of_no_size_of_the_global_order_is_empty<DB: Subject>(db: TestDb<DB>) -> Clause {
+    db.append(&stream("a"), 0, &events(2)).await?;
+    let (first, mut conn) = (read_all(&db, 2).await?[0].position, db.conn().await?);
+    for after in [GlobalPosition::START, first] {
+        assert_eq!(db.store().read_global(&mut conn, after, 0).await?, []);
+    }
     Ok(())
 }
 
