@@ -4,17 +4,18 @@
 //! knows where its stream ends; beside it a plain INSERT of one row through sqlx, from as many clients and the same pool.
 //!
 //! On SQLite also with group commit, against the same units of work committed one by one. There each unit of work loads
-//! a short instance, publishes its events and is committed. Beside it, on the same file: the one-row INSERT, and
-//! the plain driver on one connection without tasks: BEGIN IMMEDIATE, an INSERT for each event and one for an outbox,
-//! COMMIT, all prepared. These two load nothing.
+//! a short instance, publishes its events and is committed. Beside it, on the same file: the same with instances that are
+//! in memory, the one-row INSERT, and the plain driver on one connection without tasks: BEGIN IMMEDIATE, an INSERT for
+//! each event and one for an outbox, COMMIT, all prepared. These three load nothing, so they are held against each other.
 //!
 //! All commit durably: SQLite has a write-ahead log with `synchronous = FULL`, the servers are as they are set up.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Instant;
 
-use sagastore::{Outbox, Persister};
+use sagastore::{Outbox, Persister, UnitOfWork};
 use sqlx::{Pool, Sqlite, SqlitePool};
 use tokio::runtime::Runtime;
 
@@ -43,8 +44,10 @@ const GROUPED: [(u32, u32, Target); 4] = [
     (5, 32, grouped(&[(SQLITE, 2.0)])),
 ];
 /// One event, and the most clients.
-const GROUP_AND_DRIVER: Target =
-    Target::at_least("group commit, against the plain driver's BEGIN, two INSERTs, COMMIT", &[(SQLITE, 2.0)]);
+const GROUP_AND_DRIVER: Target = Target::at_least(
+    "group commit, instances in memory, against the plain driver's BEGIN, two INSERTs, COMMIT",
+    &[(SQLITE, 2.0)],
+);
 
 const fn grouped(wanted: &'static [(&'static str, f64)]) -> Target {
     Target::at_least("group commit, against one unit per commit", wanted)
@@ -73,6 +76,11 @@ impl Load {
 
     fn name(self) -> String {
         format!("{} events, {} clients", self.events, self.tasks)
+    }
+
+    /// Of all tasks.
+    fn instances(self) -> u32 {
+        self.tasks * instances_of_a_task()
     }
 }
 
@@ -111,18 +119,26 @@ impl Appends {
         let alone = Persister::<Sqlite>::new();
         let grouped = alone.clone().with_group_commit(pool);
         for load in Load::all() {
+            let instances = load.instances();
+            // With room to spare, since none is to be thrown out.
+            let kept = grouped.clone().with_instance_cache(pool, usize::try_from(2 * instances).expect("small"));
+            // The same in every round.
+            let known = runtime.block_on(start_instances(pool, &fresh, instances));
+            runtime.block_on(warm(pool, &kept, known..known + instances));
+            let start = || runtime.block_on(start_instances(pool, &fresh, instances));
             let mut sides = [
-                Rated::new("group commit", || runtime.block_on(execute(pool, &fresh, &grouped, load))),
+                Rated::new("group commit", || runtime.block_on(execute(pool, &grouped, load, start(), false))),
                 Rated::new("one-row INSERT, sqlx", || runtime.block_on(insert_rows(pool, &fresh, load))),
                 Rated::new("plain driver", || runtime.block_on(write_raw(bed, &fresh, load))),
-                Rated::new("one by one", || runtime.block_on(execute(pool, &fresh, &alone, load))),
+                Rated::new("group commit, in memory", || runtime.block_on(execute(pool, &kept, load, known, true))),
+                Rated::new("one by one", || runtime.block_on(execute(pool, &alone, load, start(), false))),
             ];
             let measured = self.grouped.compare_warm(&load.name(), SQLITE, &mut sides);
             for (_, _, target) in GROUPED.iter().filter(|of| (of.0, of.1) == (load.events, load.tasks)) {
-                self.verdicts.judge(target, &format!(": {}", load.name()), SQLITE, measured.ratio(0, 3));
+                self.verdicts.judge(target, &format!(": {}", load.name()), SQLITE, measured.ratio(0, 4));
             }
             if load.tasks == MOST_CLIENTS && load.events == 1 {
-                self.verdicts.judge(&GROUP_AND_DRIVER, &format!(": {}", load.name()), SQLITE, measured.ratio(0, 2));
+                self.verdicts.judge(&GROUP_AND_DRIVER, &format!(": {}", load.name()), SQLITE, measured.ratio(3, 2));
             }
         }
     }
@@ -162,9 +178,17 @@ async fn start_instances(pool: &SqlitePool, fresh: &Fresh, count: u32) -> u32 {
     first
 }
 
-/// Units of work per second of all tasks together.
-async fn execute(pool: &SqlitePool, fresh: &Fresh, persister: &Persister<Sqlite>, load: Load) -> f64 {
-    let first = start_instances(pool, fresh, load.tasks * instances_of_a_task()).await;
+/// Brings instances into the persister's memory.
+async fn warm(pool: &SqlitePool, persister: &Persister<Sqlite>, instances: Range<u32>) {
+    for number in instances {
+        let publish = |unit: &mut UnitOfWork<'_, Counter>| unit.publish(CounterEvent::counted(number)).map(drop);
+        let executed = persister.execute(pool, &Counter, &instance(number), None, publish).await;
+        assert!(!executed.expect("executes").is_already_handled());
+    }
+}
+
+/// Units of work per second of all tasks together, on the instances from the first one on, which are in memory or not.
+async fn execute(pool: &SqlitePool, persister: &Persister<Sqlite>, load: Load, first: u32, are_in_memory: bool) -> f64 {
     let until = end_of_run();
     let (done, taken) = together((0..load.tasks).map(|task| {
         let (pool, persister) = (pool.clone(), persister.clone());
@@ -173,6 +197,7 @@ async fn execute(pool: &SqlitePool, fresh: &Fresh, persister: &Persister<Sqlite>
             while Instant::now() < until {
                 let id = instance(first + task * instances_of_a_task() + done % instances_of_a_task());
                 let executed = persister.execute(&pool, &Counter, &id, None, |unit| {
+                    assert_eq!(unit.load_report().cached, are_in_memory);
                     (0..load.events).try_for_each(|_| unit.publish(CounterEvent::counted(done)).map(drop))
                 });
                 assert!(!executed.await.expect("executes").is_already_handled());
@@ -226,7 +251,7 @@ fn main() {
         )
         .with_rounds(ROUNDS),
         grouped: Rates::new(
-            "Units of work per second on SQLite: median (least–most); the ratio is that to units of work committed one by one",
+            "Units of work per second on SQLite: median (least–most); the ratio is that to units of work that are loaded and committed one by one",
         )
         .with_rounds(ROUNDS),
         verdicts: Verdicts::default(),

@@ -2,14 +2,19 @@
 //! wait are written next, in one transaction.
 //!
 //! There is no timer and no thread. Who finds nobody writing writes its own unit of work at once, on its own
-//! connection, as it would without a queue. When it is done, or dropped, that connection is handed to a task
+//! connection, as it would without a queue. Those who come meanwhile drive that write, too: the caller who began it may be
+//! one of several futures of a task that now waits for another of them. When it is done, or nobody drives it any more,
+//! that connection is handed to a task
 //! which writes what has gathered meanwhile, and hands it on to a task for the next group. When nobody waits any more the
 //! connection goes back to its pool; the only connection of a pool goes back after each group, since others wait for it
 //! too. Each task runs on the runtime of one who waits for it when it begins: another one may not be driven any more.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Either, Shared as Driven, WeakShared, select};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Database, Pool};
 use tokio::runtime::Handle;
@@ -45,6 +50,8 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// Somebody writes, and will see to those who wait.
     writing: bool,
+    /// The write of who came first, as long as somebody drives it.
+    first: Option<WeakShared<BoxFuture<'static, ()>>>,
 }
 
 struct Waiting {
@@ -86,35 +93,47 @@ impl<DB: Database> CommitQueue<DB> {
         conn: Option<PoolConnection<DB>>,
         unit: OwnedCommit,
     ) -> Result<Option<Head>> {
-        match self.come(place, unit) {
-            Come::First { unit, _place } => {
-                let turn = Turn { shared: Arc::clone(&self.0), conn };
-                turn.write(&unit).await
-            }
-            Come::Later(answer) => {
-                // Whoever waits holds no connection, so that others can load meanwhile.
-                drop(conn);
-                answer.await.unwrap_or_else(|_| Err(Error::Disconnected { doing: DOING, source: STOPPED.into() }))
-            }
-        }
+        let Come { answer, first } = self.come(place, conn, unit);
+        let answered = match first {
+            Some(first) => match select(answer, first).await {
+                Either::Left((answered, _)) => answered,
+                Either::Right(((), answer)) => answer.await,
+            },
+            None => answer.await,
+        };
+        answered.unwrap_or_else(|_| Err(Error::Disconnected { doing: DOING, source: STOPPED.into() }))
     }
 
-    fn come(&self, place: Place, unit: OwnedCommit) -> Come {
+    fn come(&self, place: Place, conn: Option<PoolConnection<DB>>, unit: OwnedCommit) -> Come {
+        let (sender, answer) = oneshot::channel();
         let mut state = self.0.lock();
         if state.writing {
-            let (answer, receiver) = oneshot::channel();
-            state.waiting.push_back(Waiting { unit, runtime: Handle::current(), answer, _place: place });
-            return Come::Later(receiver);
+            state.waiting.push_back(Waiting { unit, runtime: Handle::current(), answer: sender, _place: place });
+            let first = state.first.as_ref().and_then(WeakShared::upgrade);
+            drop(state);
+            // Whoever waits holds no connection, so that others can load meanwhile.
+            drop(conn);
+            return Come { answer, first };
         }
         state.writing = true;
-        Come::First { unit: Box::new(unit), _place: place }
+        let turn = Turn { shared: Arc::clone(&self.0), conn };
+        let write = async move {
+            // If it panics, the answer is dropped.
+            if let Ok(written) = AssertUnwindSafe(turn.write(&unit)).catch_unwind().await {
+                let _ = sender.send(written);
+            }
+            drop(place);
+        };
+        let first = write.boxed().shared();
+        state.first = first.downgrade();
+        Come { answer, first: Some(first) }
     }
 }
 
-/// When a caller comes to the queue.
-enum Come {
-    First { unit: Box<OwnedCommit>, _place: Place },
-    Later(oneshot::Receiver<Result<Option<Head>>>),
+/// Who came to the queue waits for its answer, and drives the write of who came first.
+struct Come {
+    answer: oneshot::Receiver<Result<Option<Head>>>,
+    first: Option<Driven<BoxFuture<'static, ()>>>,
 }
 
 const STOPPED: &str = "the task that was writing them was stopped";

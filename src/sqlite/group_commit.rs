@@ -29,7 +29,7 @@ impl Persister<Sqlite> {
     /// caller's.
     ///
     /// [`execute`](Self::execute) then gives [`Error::InvalidInput`] for another pool, and
-    /// [`Error::Disconnected`] if the runtime of the caller on whose connection the group is written is shut down
+    /// [`Error::Disconnected`] if the runtime on which the group is written, that of one of its callers, is shut down
     /// meanwhile: as with any lost connection, the commit may have happened.
     #[must_use]
     pub fn with_group_commit(self, pool: &SqlitePool) -> Self {

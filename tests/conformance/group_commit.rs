@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use sagastore::{ConflictRetry, Error, Executed, Inbound, MessageId, Persister, SnapshotFrequency};
 use sqlx::Sqlite;
 use tokio::task::JoinSet;
@@ -13,6 +14,7 @@ use crate::harness::{Clause, Part, Process, TestDb, assert_error, cut_after, sca
 
 sqlite_clauses! {
     who_waits_is_committed_together: SQLITE_FILE,
+    a_first_caller_whom_nobody_polls_holds_up_nobody: SQLITE_FILE,
     each_of_a_group_is_judged_alone: SQLITE_FILE,
     a_statement_that_fails_is_its_callers_only: SQLITE_FILE,
     a_statement_that_fails_in_a_large_group_undoes_what_the_others_wrote_before: SQLITE_FILE,
@@ -107,6 +109,22 @@ async fn who_waits_is_committed_together(db: TestDb<Sqlite>) -> Clause {
     // The first alone, and all others with few statements, each of which has one time.
     let times = "SELECT COUNT(DISTINCT recorded_at) FROM saga_commit WHERE commit_no = 2";
     assert!(db.count(times).await? <= 3, "they were written one by one");
+    Ok(())
+}
+
+/// As in a loop that looks after several futures: whoever came later waited for ever.
+async fn a_first_caller_whom_nobody_polls_holds_up_nobody(db: TestDb<Sqlite>) -> Clause {
+    let (persister, decided) = (grouped(&db), AtomicUsize::new(0));
+    db.publish(&Order, "0", [note("n")]).await?;
+    let held = db.begin().await?;
+    let mut first = Box::pin(execute(&db, &persister, work(1, 1), &decided));
+    ensure!(tokio::time::timeout(SETTLED, &mut first).await.is_err(), "the file is locked");
+    held.rollback().await?;
+    for id in 2..4 {
+        let later = tokio::time::timeout(Duration::from_secs(20), execute(&db, &persister, work(id, 1), &decided));
+        assert_eq!(revision(&later.await?), 1);
+    }
+    assert_eq!(revision(&first.await), 1);
     Ok(())
 }
 
