@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::unfit::Unfit;
 use super::watched::Watch;
 use super::{BINCODE_CONTENT_TYPE, Cause, Codec, ReadValue};
 
@@ -16,6 +17,11 @@ pub const MAX_BINCODE_LEVELS: usize = 256;
 
 /// bincode 2, standard configuration: compact and fast, not self-describing; the default for
 /// snapshots, which can always be rebuilt from events.
+///
+/// It writes neither names nor how many fields there are. So a struct of which a named field is left out, by serde's
+/// `skip_serializing_if`, is refused: it might be read as another value. Do without that attribute, and without `skip_serializing` alone,
+/// also in structs without names, where serde does not tell. Types that serde reads by asking what is there
+/// (`serde_json::Value`, untagged and internally tagged enums, `flatten`) can be written, and not read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bincode;
 
@@ -29,6 +35,7 @@ impl Codec for Bincode {
     }
 
     fn encode(&self, value: &dyn erased_serde::Serialize, out: &mut Vec<u8>) -> Result<(), Cause> {
+        erased_serde::serialize(value, Unfit::LeftOut)?;
         bincode::serde::encode_into_std_write(value, out, config())?;
         Ok(())
     }
@@ -117,6 +124,22 @@ mod tests {
         // A thread of an async runtime has 2 MiB.
         let thread = std::thread::Builder::new().stack_size(1024 * 1024).spawn(deep);
         thread.expect("it starts").join().expect("it withstands");
+    }
+
+    /// It was read as `(Some(3), true, [9])`.
+    #[test]
+    fn a_value_of_which_a_field_is_left_out_is_refused() {
+        #[derive(Serialize)]
+        struct State {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            a: Option<u8>,
+            b: bool,
+            c: Vec<u8>,
+        }
+        let encode = |a| Bincode.encode(&Some(State { a, b: true, c: vec![1, 1, 9] }), &mut Vec::new());
+        assert!(encode(Some(1)).is_ok());
+        let refused = encode(None).expect_err("it has no place for what is not there");
+        assert!(refused.to_string().contains("field \"a\" is left out"), "{refused}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde_json::ser::Formatter;
 
-use super::finite::Finite;
+use super::unfit::Unfit;
 use super::{Cause, Codec, JSON_CONTENT_TYPE, ReadValue};
 
 /// How deep a value may nest: each list, map, struct, and enum with a value, within another is a level. It is as deep as
@@ -28,7 +28,7 @@ impl Codec for Json {
         erased_serde::serialize(value, &mut serde_json::Serializer::with_formatter(out, compact))?;
         // A float that is not finite is written so, as is what is not there.
         if has_null.get() {
-            erased_serde::serialize(value, Finite)?;
+            erased_serde::serialize(value, Unfit::Floats)?;
         }
         Ok(())
     }

@@ -12,18 +12,18 @@ use crate::message::{MessageType, StoredForm, TypeTag};
 
 #[cfg(feature = "bincode")]
 mod bincode;
-mod finite;
 #[cfg(feature = "json")]
 mod json;
+mod unfit;
 #[cfg(feature = "bincode")]
 mod watched;
 mod wide;
 
 #[cfg(feature = "bincode")]
 pub use bincode::{Bincode, MAX_BINCODE_DECODE_BYTES, MAX_BINCODE_LEVELS};
-pub(crate) use finite::Finite;
 #[cfg(feature = "json")]
 pub use json::{Json, MAX_JSON_LEVELS};
+pub(crate) use unfit::Unfit;
 pub(crate) use wide::has_wide_integer;
 
 /// Content type of JSON.

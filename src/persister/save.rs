@@ -224,6 +224,13 @@ impl<DB: Database> Persister<DB> {
             }
             Err(error) => return Err(error),
         };
+        // One that cannot be read would be taken anew, in vain, by each unit of work from now on.
+        if let Err(source) = unit.recorder.codecs().decode::<S::Data>(codec.content_type(), &body) {
+            let source = format!("what was encoded cannot be read: {source}").into();
+            let error = Error::Unencodable { what: "state of the instance".to_owned(), source };
+            snapshot::warn_of_none(&unit.stream.name, revision, &error);
+            return Ok(None);
+        }
         let stream = &unit.stream;
         let number: CommitNumber = unit.head.commit_number.checked_add(1)?;
         let version = unit.saga.data_version();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{Formatter, Serializer};
 
-use crate::codec::Finite;
+use crate::codec::Unfit;
 use crate::error::{Error, Result};
 
 /// A state as JSON. Whole numbers beyond 64 bits, which it would round, stand in it as strings; floats that are infinite or
@@ -18,7 +18,7 @@ pub(crate) fn as_json(state: &impl Serialize) -> Result<Value> {
 }
 
 fn exact(state: &impl Serialize) -> serde_json::Result<Value> {
-    state.serialize(Finite)?;
+    state.serialize(Unfit::Floats)?;
     let mut text = Vec::new();
     state.serialize(&mut Serializer::with_formatter(&mut text, Exact { in_key: false }))?;
     serde_json::from_slice(&text)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use sagastore::{
-    DEFAULT_KEPT_SNAPSHOTS, Error, Limits, Outbox, Persister, Revision, Saved, Snapshot, SnapshotFrequency,
-    SnapshotRepository,
+    DEFAULT_KEPT_SNAPSHOTS, Envelope, Error, Limits, Outbox, Persister, Revision, Saga, Saved, Snapshot,
+    SnapshotFrequency, SnapshotRepository,
 };
 use tracing::Level;
 
@@ -26,6 +26,7 @@ clauses! {
     a_state_too_large_for_a_snapshot_does_not_stop_its_events,
     a_large_state_is_snapshotted_where_the_limit_allows,
     a_state_larger_than_the_server_takes_does_not_stop_its_events: MYSQL,
+    a_state_that_cannot_be_read_again_takes_no_snapshot,
 }
 
 /// A persister that takes snapshots so often and keeps them all.
@@ -296,5 +297,37 @@ async fn a_state_larger_than_the_server_takes_does_not_stop_its_events<DB: Subje
         assert_eq!(db.snapshots().await?, Vec::<u64>::new(), "{id}");
         assert_eq!(db.load_by(&persister, &Order, id).await?.instance().revision, Revision::of(8), "{id}");
     }
+    Ok(())
+}
+
+/// Its state is JSON, which bincode writes, and cannot read.
+struct Free;
+
+impl Saga for Free {
+    type Data = serde_json::Value;
+    type Event = CounterEvent;
+
+    fn persistence_key(&self) -> &str {
+        "free"
+    }
+
+    fn new_data(&self) -> serde_json::Value {
+        0.into()
+    }
+
+    fn apply_event(&self, count: &mut serde_json::Value, _: &CounterEvent, _: &Envelope) {
+        *count = (count.as_u64().unwrap_or_default() + 1).into();
+    }
+}
+
+/// It was written anew by each unit of work, and never read.
+async fn a_state_that_cannot_be_read_again_takes_no_snapshot<DB: Subject>(db: TestDb<DB>) -> Clause {
+    let (persister, log) = (every(&db, 3), Log::catch(Level::WARN));
+    for _ in 0..5 {
+        db.publish_by(&persister, &Free, "1", many(1)).await?;
+    }
+    assert_eq!(db.snapshots().await?, Vec::<u64>::new());
+    assert_eq!(log.lines(&["no snapshot is taken", "cannot be read", "free/1"]).len(), 3);
+    assert_eq!(db.load_by(&persister, &Free, "1").await?.instance().data, 5);
     Ok(())
 }

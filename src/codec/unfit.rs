@@ -1,16 +1,35 @@
-//! Whether JSON has words for all numbers of a value.
+//! Whether a format gives back what a value holds.
 
 use serde::ser::{self, Error, Serialize};
 
 type Done = Result<(), serde_json::Error>;
 
-/// Writes nothing, and fails at a float that is infinite or no number: JSON would have `null` in its place, which is read
-/// as no float.
+/// Writes nothing, and fails at what some format would not give back.
 #[derive(Clone, Copy)]
-pub(crate) struct Finite;
+pub(crate) enum Unfit {
+    /// A float that is infinite or no number: JSON would have `null` in its place, which is read as no float.
+    Floats,
+    /// A field that is left out, as by serde's `skip_serializing_if`: bincode, which writes no names, would read the next one in
+    /// its place.
+    #[cfg(feature = "bincode")]
+    LeftOut,
+}
 
-fn float(value: f64) -> Done {
-    if value.is_finite() { Ok(()) } else { Err(serde_json::Error::custom(format!("JSON has no number for {value}"))) }
+impl Unfit {
+    fn float(self, value: f64) -> Done {
+        if value.is_finite() || !matches!(self, Self::Floats) {
+            return Ok(());
+        }
+        Err(serde_json::Error::custom(format!("JSON has no number for {value}")))
+    }
+
+    fn left_out(self, field: &str) -> Done {
+        if matches!(self, Self::Floats) {
+            return Ok(());
+        }
+        let detail = format!("field {field:?} is left out, which bincode cannot tell; do without skip_serializing_if");
+        Err(serde_json::Error::custom(detail))
+    }
 }
 
 macro_rules! fine {
@@ -25,7 +44,7 @@ macro_rules! begun {
     };
 }
 
-impl ser::Serializer for Finite {
+impl ser::Serializer for Unfit {
     type Ok = ();
     type Error = serde_json::Error;
     type SerializeSeq = Self;
@@ -36,12 +55,17 @@ impl ser::Serializer for Finite {
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
 
+    /// As the format that is written has it.
+    fn is_human_readable(&self) -> bool {
+        matches!(self, Self::Floats)
+    }
+
     fn serialize_f32(self, value: f32) -> Done {
-        float(value.into())
+        self.float(value.into())
     }
 
     fn serialize_f64(self, value: f64) -> Done {
-        float(value)
+        self.float(value)
     }
 
     fine!(
@@ -95,14 +119,18 @@ impl ser::Serializer for Finite {
 }
 
 macro_rules! parts {
-    ($($part:ident: $method:ident($($name:ty)?)),+ $(,)?) => {
-        $(impl ser::$part for Finite {
+    ($($part:ident: $method:ident($($name:ty)?) $($skip:ident)?),+ $(,)?) => {
+        $(impl ser::$part for Unfit {
             type Ok = ();
             type Error = serde_json::Error;
 
             fn $method<T: ?Sized + Serialize>(&mut self, $(_: $name,)? value: &T) -> Done {
                 value.serialize(*self)
             }
+
+            $(fn $skip(&mut self, name: &'static str) -> Done {
+                self.left_out(name)
+            })?
 
             fn end(self) -> Done {
                 Ok(())
@@ -116,16 +144,21 @@ parts!(
     SerializeTuple: serialize_element(),
     SerializeTupleStruct: serialize_field(),
     SerializeTupleVariant: serialize_field(),
-    SerializeStruct: serialize_field(&'static str),
-    SerializeStructVariant: serialize_field(&'static str),
+    SerializeStruct: serialize_field(&'static str) skip_field,
+    SerializeStructVariant: serialize_field(&'static str) skip_field,
 );
 
-impl ser::SerializeMap for Finite {
+impl ser::SerializeMap for Unfit {
     type Ok = ();
     type Error = serde_json::Error;
 
-    fn serialize_key<T: ?Sized + Serialize>(&mut self, _: &T) -> Done {
-        Ok(())
+    fn serialize_key<T: ?Sized + Serialize>(&mut self, key: &T) -> Done {
+        match self {
+            // A number is written as a text there.
+            Self::Floats => Ok(()),
+            #[cfg(feature = "bincode")]
+            Self::LeftOut => key.serialize(*self),
+        }
     }
 
     fn serialize_value<T: ?Sized + Serialize>(&mut self, value: &T) -> Done {
