@@ -115,7 +115,9 @@ async fn main() -> Result<()> {
     let name = format!("shop-{}", uuid::Uuid::now_v7().simple());
     let subjects =
         vec!["outbox-line-ordered".to_owned(), "outbox-line-billed".to_owned(), "outbox-send-bill".to_owned()];
-    let config = stream::Config { name: name.clone(), subjects, ..stream::Config::default() };
+    // Longer than any wait between two tries of a dispatcher.
+    let duplicate_window = Duration::from_secs(600);
+    let config = stream::Config { name: name.clone(), subjects, duplicate_window, ..stream::Config::default() };
     let stream = context.create_stream(config).await?;
 
     let folder = tempfile::tempdir()?;

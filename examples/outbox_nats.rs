@@ -73,7 +73,7 @@ async fn main() -> Result<()> {
     let stream = stream::Config {
         name: name.clone(),
         subjects: vec!["outbox-order-step-done".to_owned()],
-        duplicate_window: Duration::from_secs(120), // longer than any retry of the dispatcher
+        duplicate_window: Duration::from_secs(600), // longer than any wait between two tries of the dispatcher
         ..stream::Config::default()
     };
     let stream = context.create_stream(stream).await?;

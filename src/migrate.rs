@@ -6,7 +6,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection, Pool};
 
 use crate::backend::Backend;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::guarded_connection::GuardedConnection;
 
 /// The table that remembers which migrations of this crate were applied. It is the crate's own, so
@@ -46,7 +46,8 @@ pub enum Migrated {
 /// start again, let the deployment alone migrate, and let programs begin with [`check_schema`] and go on after that error.
 ///
 /// # Errors
-/// [`Error::SchemaNewer`] if a newer release was here before; [`Error::Migration`] with its cause.
+/// [`Error::SchemaNewer`] if a newer release was here before; [`Error::Denied`] if the role lacks a right; a lost connection and
+/// the like, as everywhere; [`Error::Migration`] with its cause for all else.
 pub async fn migrate<DB: Backend>(pool: &Pool<DB>) -> Result<Migrated> {
     run(pool, DB::embedded()).await
 }
@@ -104,7 +105,7 @@ async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Mig
         races += 1;
         let raced = matches!(fault, MigrateError::Execute(_) | MigrateError::ExecuteMigration(..));
         if !raced || races > MAX_RACE_RETRIES || applied_version(pool).await?.unwrap_or(0) == from {
-            return Err(Error::Migration { source: fault.into() });
+            return Err(failed::<DB>(fault));
         }
     }
     let mut conn = guarded(pool).await?;
@@ -112,6 +113,18 @@ async fn run<DB: Backend>(pool: &Pool<DB>, mut migrator: Migrator) -> Result<Mig
     conn.release();
     mended?;
     Ok(if from == to { Migrated::NothingToDo { version: to } } else { Migrated::Applied { from, to } })
+}
+
+/// A missing right, or a lost connection, is told as everywhere.
+fn failed<DB: Backend>(fault: MigrateError) -> Error {
+    let kind = match &fault {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Fault::of::<DB>(error),
+        _ => Fault::Other,
+    };
+    match kind {
+        Fault::Other | Fault::SchemaMissing => Error::Migration { source: fault.into() },
+        kind => kind.error("migrating the schema", fault.into()),
+    }
 }
 
 async fn guarded<DB: Backend>(pool: &Pool<DB>) -> Result<GuardedConnection<DB>> {
@@ -130,7 +143,7 @@ async fn is_done<DB: Backend>(pool: &Pool<DB>, migrator: &Migrator) -> Result<bo
     let mut conn = guarded(pool).await?;
     let done = are_applied::<DB>(&mut conn, migrator).await;
     conn.release();
-    done.map_err(|source| Error::Migration { source: source.into() })
+    done.map_err(failed::<DB>)
 }
 
 async fn are_applied<DB: Backend>(conn: &mut DB::Connection, migrator: &Migrator) -> Result<bool, MigrateError> {

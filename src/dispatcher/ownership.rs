@@ -1,6 +1,7 @@
 //! Which partitions a dispatcher relays: its slot, and a lease on each.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(super) struct Ownership<DB: Backend> {
     id: ClientId,
     settings: DispatcherSettings,
     subscription: Mutex<Option<Subscription>>,
+    /// No slot was free the last time.
+    waits: AtomicBool,
     held: Mutex<BTreeMap<i64, Held>>,
     /// Some partition is not busy any more.
     idle: Notify,
@@ -67,6 +70,7 @@ impl<DB: Backend> Ownership<DB> {
             id,
             settings,
             subscription: Mutex::new(None),
+            waits: AtomicBool::new(false),
             held: Mutex::new(BTreeMap::new()),
             idle: Notify::new(),
         }
@@ -123,6 +127,9 @@ impl<DB: Backend> Ownership<DB> {
                 Subscribed::Full => None,
             },
         };
+        if !self.waits.swap(kept.is_none(), Ordering::Relaxed) && kept.is_none() {
+            super::telemetry::no_slot(&self.id, dispatchers);
+        }
         lock(&self.subscription).clone_from(&kept);
         let Some(own) = kept else { return Ok(Vec::new()) };
         let slots: Vec<u32> = live(&self.store, conn).await?.into_iter().map(|live| live.slot).collect();

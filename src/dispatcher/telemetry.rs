@@ -106,6 +106,13 @@ impl Gauges {
     }
 }
 
+pub(super) fn no_slot(dispatcher: &ClientId, dispatchers: u32) {
+    tracing::warn!(
+        name: "outbox.no_slot", target: "sagastore", %dispatcher, dispatchers,
+        "as many dispatchers as may share the outbox do so already; this one waits for a slot"
+    );
+}
+
 pub(super) fn lease_lost(dispatcher: &ClientId, partition: i64) {
     #[cfg(feature = "metrics")]
     metrics::counter!("sagastore_outbox_lease_losses_total").increment(1);

@@ -68,7 +68,7 @@ pub(crate) async fn killed<DB: Site>() -> anyhow::Result<()> {
     // As if it had been killed within a line, whatever it was.
     std::fs::OpenOptions::new().write(true).open(&cut)?.set_len(before.saturating_sub(7).max(1))?;
     let done = fine(&from.url, &["export", &cut])?;
-    ensure!(done.out.contains("261 streams"), "{done:?}");
+    ensure!(done.out.contains("261 streams") && done.out.contains("not in it: what waits in the outbox"), "{done:?}");
     ensure!(std::fs::read(&cut)? == text, "the export that was cut off is another");
     fine(&from.url, &["export", &cut])?;
     ensure!(std::fs::read(&cut)? == text, "a finished export stays as it is");

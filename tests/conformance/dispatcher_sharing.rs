@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use sagastore::dispatcher::{Dispatcher, DispatcherSettings};
+use tracing::Level;
 
 use crate::harness::sample::{Counter, added};
-use crate::harness::{Clause, Relay, Sent, Subject, TestDb, clauses, quick, scaled, until};
+use crate::harness::{Clause, Log, Relay, Sent, Subject, TestDb, clauses, quick, scaled, until};
 
 clauses! {
     several_dispatchers_share_the_work_and_keep_the_order: SEVERAL_CONNECTIONS,
@@ -101,7 +102,9 @@ async fn one_more_dispatcher_than_there_are_slots_waits_for_one<DB: Subject>(db:
     let holder = Relay::start(db.dispatcher(first.emitter()).with_settings(only_one.clone()));
     until("the leases", async || Ok(db.leases().await? == 65)).await?;
     let waiting = Relay::start(db.dispatcher(second.emitter()).with_settings(only_one.clone()));
+    let log = Log::catch(Level::WARN);
     let full = db.dispatcher(second.emitter()).with_settings(only_one).dispatch_once().await?;
+    ensure!(!log.lines(&["waits for a slot", "dispatchers=1"]).is_empty(), "nobody was told");
     db.publish(&Counter, "a", [added(1)]).await?;
     until("the first message", async || Ok(first.len() == 1)).await?;
     tokio::time::sleep(Duration::from_millis(200)).await;

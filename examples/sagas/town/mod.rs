@@ -54,23 +54,28 @@ impl Warehouse {
 
 /// Runs all sagas in both ways, and checks what came of them.
 pub(crate) async fn run<DB: Backend>(pool: &Pool<DB>) -> Result<()> {
+    ensure!(!waits(pool).await?, "others' messages wait in the outbox of this database, and would be sent nowhere");
+    // The instances of each run are new.
+    let run = MessageId::new();
     let warehouse = Warehouse::default();
     let by_hand = Arc::new(ByHand::new(pool, ORDER, warehouse.emitter())?);
-    for message in messages("by hand")? {
+    let way = format!("by hand {run}");
+    for message in messages(&way)? {
         for _ in 0..2 {
             ensure!(by_hand.deliver(&message).await?, "nobody handles {message:?}");
         }
     }
-    finish(pool, by_hand, "by hand", &warehouse).await?;
+    finish(pool, by_hand, &way, &warehouse).await?;
 
     let warehouse = Warehouse::default();
     let sagas = Arc::new(with_handler::sagas(pool, ORDER.payment_within, warehouse.emitter())?);
-    for message in messages("with a handler")? {
+    let way = format!("with a handler {run}");
+    for message in messages(&way)? {
         for _ in 0..2 {
             sagas.deliver(&message).await?;
         }
     }
-    finish(pool, sagas, "with a handler", &warehouse).await
+    finish(pool, sagas, &way, &warehouse).await
 }
 
 fn envelope<M: MessageType + Serialize>(message: &M) -> Result<Envelope> {

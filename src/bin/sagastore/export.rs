@@ -4,12 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use sagastore::Backend;
 use sagastore::transfer::{ExportReader, Exporter, Tally};
+use sagastore::{Backend, MessageStore, OutboxRepository};
 use serde_json::json;
 use sqlx::Pool;
 
 use crate::connect::{Connected, with_pool};
+use crate::outbox::refused;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::verdict::{Failure, Outcome, Verdict};
@@ -37,15 +38,32 @@ async fn export<DB: Backend>(pool: &Pool<DB>, path: &Path, output: &mut Output) 
     file.sync_all()?;
     progress.end();
     let Tally { streams, commits, messages, .. } = export.tally();
+    let [pending, dead_letters, timeouts] = left_behind(pool).await?;
     if output.is_json() {
-        output.object(&json!({ "exported": { "streams": streams, "commits": commits, "messages": messages } }))?;
+        output.object(&json!({
+            "exported": { "streams": streams, "commits": commits, "messages": messages },
+            "left_behind": { "pending": pending, "dead_letters": dead_letters, "timeouts": timeouts },
+        }))?;
     } else {
         let resumed = if read.lines > 0 { ", resumed" } else { "" };
         output
             .line(format_args!("exported {streams} streams with {commits} commits and {messages} messages{resumed}"))?;
+        if [pending, dead_letters, timeouts] != [0; 3] {
+            output.line(format_args!(
+                "not in it: what waits in the outbox ({pending} messages, {dead_letters} dead letters) and {timeouts} timeouts"
+            ))?;
+        }
     }
     output.flush()?;
     Ok(Verdict::Fine)
+}
+
+/// What waits, of which an export has nothing: messages of the outbox, dead letters and timeouts.
+async fn left_behind<DB: Backend>(pool: &Pool<DB>) -> Result<[u64; 3], Failure> {
+    let store = DB::Store::default();
+    let mut conn = pool.acquire().await.map_err(|error| refused::<DB>(&store, error))?;
+    let (stats, timeouts) = (store.stats(&mut conn).await?, store.timeout_stats(&mut conn).await?);
+    Ok([stats.pending, stats.dead_letters, timeouts.pending])
 }
 
 /// What an earlier run left, verified.

@@ -57,7 +57,7 @@ impl Databases {
         }
     }
 
-    /// A sentence for each database that is not run.
+    /// A sentence for each database that is not run, and one for what optional features would add.
     pub(crate) fn not_run(&self) -> Vec<String> {
         let sentence = |kind: &Kind| match self.availability(*kind) {
             Availability::Ready => None,
@@ -65,9 +65,24 @@ impl Databases {
                 Some(format!("not run: {} ({reason})", kind.title()))
             }
         };
-        Kind::ALL.iter().filter_map(sentence).collect()
+        let mut sentences: Vec<_> = Kind::ALL.iter().filter_map(sentence).collect();
+        let lacking: Vec<_> = OPTIONAL.iter().filter(|(_, is_built)| !is_built).map(|(name, _)| *name).collect();
+        if !lacking.is_empty() {
+            sentences.push(format!("not run: tests of the features {}; cargo test --all-features", lacking.join(", ")));
+        }
+        sentences
     }
 }
+
+/// Features with tests, of this and of other programs.
+const OPTIONAL: [(&str, bool); 6] = [
+    ("cli", cfg!(feature = "cli")),
+    ("export", cfg!(feature = "export")),
+    ("metrics", cfg!(feature = "metrics")),
+    ("nats", cfg!(feature = "nats")),
+    ("rabbitmq", cfg!(feature = "rabbitmq")),
+    ("testkit", cfg!(feature = "testkit")),
+];
 
 /// The databases named in SAGASTORE_TEST_ONLY.
 fn chosen() -> Vec<String> {
