@@ -83,11 +83,22 @@ async fn exists(conn: &mut MySqlConnection, consumer: &str, message: MessageId) 
 
 async fn delete(conn: &mut MySqlConnection, consumer: &str, retention: Duration, limit: u32) -> sqlx::Result<u64> {
     let deleted = sqlx::query(
-        "DELETE FROM saga_inbox
-        WHERE consumer = ?
-            AND handled_at < TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) - ?
-        ORDER BY handled_at
-        LIMIT ?",
+        // Left to itself, the server reads and sorts all that the consumer has handled once much of it is old.
+        "DELETE i
+        FROM (
+            SELECT
+                consumer,
+                message_id
+            FROM saga_inbox FORCE INDEX (saga_inbox_age)
+            WHERE consumer = ?
+                AND handled_at < TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) - ?
+            ORDER BY handled_at
+            LIMIT ?
+            FOR UPDATE
+        ) AS old
+        STRAIGHT_JOIN saga_inbox AS i FORCE INDEX (PRIMARY)
+            ON i.consumer = old.consumer
+            AND i.message_id = old.message_id",
     )
     .bind(consumer)
     .bind(micros(retention))
