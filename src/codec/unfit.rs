@@ -11,7 +11,7 @@ pub(crate) enum Unfit {
     Floats,
     /// A field that is left out, as by serde's `skip_serializing_if`: bincode, which writes no names, would read the next one in
     /// its place.
-    #[cfg(feature = "bincode")]
+    #[cfg_attr(not(feature = "bincode"), expect(dead_code, reason = "there is no bincode"))]
     LeftOut,
 }
 
@@ -156,7 +156,6 @@ impl ser::SerializeMap for Unfit {
         match self {
             // A number is written as a text there.
             Self::Floats => Ok(()),
-            #[cfg(feature = "bincode")]
             Self::LeftOut => key.serialize(*self),
         }
     }
