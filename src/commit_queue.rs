@@ -3,11 +3,11 @@
 //!
 //! There is no timer and no thread. Who finds nobody writing writes its own unit of work at once, on its own
 //! connection, as it would without a queue. Those who come meanwhile drive that write, too: the caller who began it may be
-//! one of several futures of a task that now waits for another of them. When it is done, or nobody drives it any more,
-//! that connection is handed to a task
-//! which writes what has gathered meanwhile, and hands it on to a task for the next group. When nobody waits any more the
-//! connection goes back to its pool; the only connection of a pool goes back after each group, since others wait for it
-//! too. Each task runs on the runtime of one who waits for it when it begins: another one may not be driven any more.
+//! one of several futures of a task that now waits for another of them. When it is done, or nobody is left to drive it,
+//! that connection is handed to a task which writes what has gathered meanwhile, and hands it on to a task for the next
+//! group. When nobody waits any more the connection goes back to its pool; the only connection of a pool goes back after
+//! each group, since others wait for it too. Each task runs on the runtime of one who waits for it when it begins: another
+//! one may not be driven any more.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;

@@ -126,22 +126,20 @@ impl Inbox {
     /// # Errors
     /// The database's.
     pub async fn forget<DB: Backend>(&self, pool: &Pool<DB>, retention: Duration) -> Result<u64> {
-        let store = DB::Store::default();
-        let mut conn = GuardedConnection::take(pool, &store, "taking a connection for an inbox").await?;
-        let mut forgotten = 0;
-        let ended = loop {
+        let (store, mut forgotten) = (DB::Store::default(), 0);
+        loop {
             let begun = Instant::now();
-            match store.forget_handled(&mut conn, &self.consumer, retention, INBOX_FORGET_STEP).await {
-                // What becomes too old meanwhile is left to the next call, lest this one go on for ever.
-                Ok(some) if some < u64::from(INBOX_FORGET_STEP) => break Ok(forgotten + some),
-                Ok(some) => {
-                    forgotten += some;
-                    store.let_others_write(begun).await;
-                }
-                Err(error) => break Err(error),
+            // Given back after each step: it may be the pool's only one.
+            let mut conn = GuardedConnection::take(pool, &store, "taking a connection for an inbox").await?;
+            let step = store.forget_handled(&mut conn, &self.consumer, retention, INBOX_FORGET_STEP).await;
+            conn.release();
+            let some = step?;
+            forgotten += some;
+            // What becomes too old meanwhile is left to the next call, lest this one go on for ever.
+            if some < u64::from(INBOX_FORGET_STEP) {
+                return Ok(forgotten);
             }
-        };
-        conn.release();
-        ended
+            store.let_others_write(begun).await;
+        }
     }
 }

@@ -138,9 +138,8 @@ impl DispatcherSettings {
     }
 
     /// So many batches under way at a time; default [`DEFAULT_DISPATCH_WORKERS`]. Each needs a connection while it reads
-    /// and acknowledges, and none while it sends. More of them help where sending takes long. Where it does not, one is best on
-    /// SQLite: commits of all partitions share the pages of the file, and four workers, who each write them, take the processor a
-    /// third longer for a message than one.
+    /// and acknowledges, and none while it sends. More of them help where sending takes long. Where it does not, they gain little on
+    /// SQLite, where one at a time writes, and each writes pages of the file that commits of other partitions share.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] unless between 1 and [`MAX_DISPATCH_WORKERS`].

@@ -11,7 +11,7 @@ use super::find::{Found, WaitingPage, find};
 use super::subscription::{self, LockRelease, SUBS_EXPIRATION_AFTER, Subscribed, Subscription};
 use super::{
     BatchCallback, NewOutboxRecord, OUTBOX_PARTITIONS, OutboxId, OutboxRecord, OutboxRepository, OutboxStats,
-    PartitionLag,
+    PartitionLag, find_recorded_by,
 };
 use crate::codec::check_size;
 use crate::commit::StoredCommit;
@@ -184,22 +184,7 @@ impl<DB: Database, T: OutboxTables<DB>> OutboxRepository<DB> for T {
         // and so after the first batch, must not be given without it.
         let then = self.recorded_by(conn).await?;
         tokio::time::sleep(CLOCK_TICK).await;
-        let (mut after, mut given, batch_size) = (None, 0_u64, batch_size.max(1));
-        loop {
-            let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(given));
-            let size = u32::try_from(left).unwrap_or(u32::MAX).min(batch_size);
-            let mut batch = if size == 0 { Vec::new() } else { self.find_batch(conn, after, size).await? };
-            let found = batch.len();
-            batch.retain(|record| record.id.recorded_at <= then);
-            let Some(last) = batch.last() else { return Ok(given) };
-            let is_last = batch.len() < found;
-            after = Some(last.id);
-            given = given.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
-            callback(batch).await?;
-            if is_last {
-                return Ok(given);
-            }
-        }
+        find_recorded_by(self, conn, then, (batch_size, limit), callback).await
     }
 
     async fn delete_in_batches(&self, tx: &mut Transaction<'_, DB>, batch_size: u32, ids: &[OutboxId]) -> Result<u64> {

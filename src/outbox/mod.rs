@@ -308,16 +308,28 @@ pub trait OutboxRepository<DB: Database>: Send + Sync {
         limit: Option<u64>,
         callback: &mut BatchCallback<'_>,
     ) -> Result<u64> {
-        let (mut after, mut given, batch_size) = (None, 0_u64, batch_size.max(1));
-        loop {
-            let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(given));
-            let size = u32::try_from(left).unwrap_or(u32::MAX).min(batch_size);
-            let batch = if size == 0 { Vec::new() } else { self.find_batch(conn, after, size).await? };
-            let Some(last) = batch.last() else { return Ok(given) };
-            after = Some(last.id);
-            given = given.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
-            callback(batch).await?;
-        }
+        find_recorded_by(self, conn, i64::MAX, (batch_size, limit), callback).await
+    }
+}
+
+/// Batches of at most so many records, and so many in all, of what was recorded `then` at the latest.
+async fn find_recorded_by<DB: Database, T: OutboxRepository<DB> + ?Sized>(
+    outbox: &T,
+    conn: &mut DB::Connection,
+    then: i64,
+    (batch_size, limit): (u32, Option<u64>),
+    callback: &mut BatchCallback<'_>,
+) -> Result<u64> {
+    let (mut after, mut given, batch_size) = (None, 0_u64, batch_size.max(1));
+    loop {
+        let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(given));
+        let size = u32::try_from(left).unwrap_or(u32::MAX).min(batch_size);
+        let mut batch = if size == 0 { Vec::new() } else { outbox.find_batch(conn, after, size).await? };
+        batch.retain(|record| record.id.recorded_at <= then);
+        let Some(last) = batch.last() else { return Ok(given) };
+        after = Some(last.id);
+        given = given.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
+        callback(batch).await?;
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) const MAX_BYTES: i64 = 1024 * 1024;
 
 /// What octet_length gives for a letter. Another number means that the database has no UTF-8 text, in which bytes
 /// survive as they are.
-pub(super) const LETTER_BYTES: i64 = 1;
+const LETTER_BYTES: i64 = 1;
 
 /// The length of what is null.
 const NULL: i64 = -1;
