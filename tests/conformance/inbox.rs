@@ -187,26 +187,32 @@ async fn forgetting_ends_though_more_becomes_old_meanwhile<DB: Subject>(db: Test
     Ok(())
 }
 
-/// Whoever waits for the file looks again and again, and hardly ever came in between two steps.
+/// Whoever waits for the file looks again and again, and hardly ever came in between two steps: for 4 to 159 rounds in these 60,
+/// where it now is thousands. A machine that is busy with other things may keep them out once.
 async fn forgetting_very_many_lets_others_write_in_between<DB: Subject>(db: TestDb<DB>) -> Clause {
     const STEPS: u32 = 60;
     const HOUR: Duration = Duration::from_secs(60 * 60);
-    let (old, inbox, mut rounds) = (STEPS * INBOX_FORGET_STEP, Inbox::new("stock")?, 0);
-    db.sql(format!(
-        "INSERT INTO saga_inbox
-        WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {old})
-        SELECT 'stock', randomblob(16), n FROM n"
-    ))
-    .await?;
-    let (forgetting, pool) = (inbox.clone(), db.pool().clone());
-    let forgetting = tokio::spawn(async move { forgetting.forget(&pool, HOUR).await });
-    while !forgetting.is_finished() {
-        ensure!(!receive(&db, &inbox, MessageId::new()).await?.is_repeated());
-        rounds += 1;
+    let (old, inbox, mut seen) = (STEPS * INBOX_FORGET_STEP, Inbox::new("stock")?, Vec::new());
+    for _ in 0..3 {
+        db.sql(format!(
+            "INSERT INTO saga_inbox
+            WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {old})
+            SELECT 'stock', randomblob(16), n FROM n"
+        ))
+        .await?;
+        let (forgetting, pool, mut rounds) = (inbox.clone(), db.pool().clone(), 0);
+        let forgetting = tokio::spawn(async move { forgetting.forget(&pool, HOUR).await });
+        while !forgetting.is_finished() {
+            ensure!(!receive(&db, &inbox, MessageId::new()).await?.is_repeated());
+            rounds += 1;
+        }
+        assert_eq!(forgetting.await??, u64::from(old));
+        if rounds > 3 * STEPS {
+            return Ok(());
+        }
+        seen.push(rounds);
     }
-    assert_eq!(forgetting.await??, u64::from(old));
-    ensure!(rounds > STEPS / 4, "{rounds} rounds in {STEPS} steps");
-    Ok(())
+    anyhow::bail!("so many rounds in {STEPS} steps: {seen:?}")
 }
 
 /// Forgets; again while the database refuses to wait.

@@ -229,21 +229,27 @@ async fn a_purge_of_very_many_keeps_nobody_waiting<DB: Subject>(db: TestDb<DB>) 
     anyhow::bail!("the 99th percentiles with and without a purge: {seen:?}")
 }
 
-/// Whoever waits for the file looks again and again, and hardly ever came in between two steps.
+/// Whoever waits for the file looks again and again, and hardly ever came in between two steps: for 4 to 159 rounds in these 60,
+/// where it now is hundreds. A machine that is busy with other things may keep them out once.
 async fn a_purge_of_very_many_lets_others_write_in_between<DB: Subject>(db: TestDb<DB>) -> Clause {
     const STEPS: u32 = 60;
-    insert_free(&db, 0..STEPS * PURGE_STEP).await?;
-    let (lock, mut rounds) = (db.lock(LONG_LEASE), 0);
-    let purger = lock.clone();
-    let purging = tokio::spawn(async move { purger.purge().await });
-    while !purging.is_finished() {
-        let lease = obtain(&lock, "mine", "a").await?;
-        ensure!(lock.release(&lease).await?);
-        rounds += 1;
+    let (lock, mut seen) = (db.lock(LONG_LEASE), Vec::new());
+    for _ in 0..3 {
+        insert_free(&db, 0..STEPS * PURGE_STEP).await?;
+        let (purger, mut rounds) = (lock.clone(), 0);
+        let purging = tokio::spawn(async move { purger.purge().await });
+        while !purging.is_finished() {
+            let lease = obtain(&lock, "mine", "a").await?;
+            ensure!(lock.release(&lease).await?);
+            rounds += 1;
+        }
+        assert_eq!(purging.await??, u64::from(STEPS * PURGE_STEP));
+        if rounds > 3 * STEPS {
+            return Ok(());
+        }
+        seen.push(rounds);
     }
-    assert_eq!(purging.await??, u64::from(STEPS * PURGE_STEP));
-    ensure!(rounds > STEPS / 4, "{rounds} rounds in {STEPS} steps");
-    Ok(())
+    anyhow::bail!("so many rounds in {STEPS} steps: {seen:?}")
 }
 
 /// On PostgreSQL it was said to be held. A machine that is busy may keep the row locked for longer than it is waited for.
