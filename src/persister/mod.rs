@@ -1,6 +1,7 @@
 //! Loads saga instances and saves what units of work did.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use sqlx::{Database, Pool, Transaction};
 
@@ -223,15 +224,16 @@ impl<DB: Database> Persister<DB> {
         let (pool, statement) = (pool.clone(), self.store.begin_statement());
         let begin = async move {
             let Some(statement) = statement else { return pool.begin().await };
-            let mut begun = pool.begin_with(statement).await;
-            for _ in 0..pool.options().get_max_connections() {
-                if !matches!(begun, Err(sqlx::Error::InvalidSavePointStatement)) {
-                    break;
+            let until = Instant::now() + pool.options().get_acquire_timeout();
+            loop {
+                let begun = pool.begin_with(statement).await;
+                let unfit = matches!(begun, Err(sqlx::Error::InvalidSavePointStatement));
+                if !unfit || !pool::has_others(&pool) || Instant::now() > until {
+                    return begun;
                 }
+                // It may be on its way back into the pool still, and not be found at once.
                 pool::weed(&pool).await?;
-                begun = pool.begin_with(statement).await;
             }
-            begun
         };
         let begun = if self.store.survives_dropped_calls() {
             begin.await

@@ -216,9 +216,16 @@ async fn a_transaction_that_a_full_database_ended_spoils_no_connection<DB: Subje
         let filled = DB::execute(&mut tx, "INSERT INTO filler VALUES (zeroblob(1000000))".to_owned()).await;
         assert!(filled.is_err(), "the database is not full");
         drop(tx);
+        let mut held = Vec::new();
+        for _ in 0..pool.options().get_max_connections() {
+            held.push(pool.acquire().await?);
+        }
+        for conn in &mut held {
+            DB::execute(conn, "PRAGMA max_page_count = 1000000".to_owned()).await?;
+        }
+        drop(held);
         for _ in 0..4 {
             let mut tx = persister.begin(&pool).await?;
-            DB::execute(&mut tx, "PRAGMA max_page_count = 1000000".to_owned()).await?;
             DB::execute(&mut tx, "INSERT INTO filler VALUES (x'00')".to_owned()).await?;
             tx.commit().await?;
         }
