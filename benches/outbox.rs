@@ -62,7 +62,8 @@ impl Backlog {
 }
 
 impl Bench for Relay {
-    const SETUP: Setup = Setup { connections: 24, sqlite_connections: 24, durable: true, ..Setup::ONE_CLIENT };
+    const SETUP: Setup =
+        Setup { connections: 24, sqlite_connections: 24, durable: true, untested: true, ..Setup::ONE_CLIENT };
 
     fn run(&mut self, runtime: &Runtime, bed: &impl Bed) {
         self.relay(runtime, bed);
@@ -162,7 +163,8 @@ impl Relay {
 
 fn settings(dispatchers: u32, batch: u32, poll: Duration) -> DispatcherSettings {
     let settings = DispatcherSettings::default().with_dispatchers(dispatchers).and_then(|set| set.with_batch(batch));
-    settings.and_then(|set| set.with_poll_interval(poll)).expect("valid")
+    let workers = std::env::var("SPIKE_WORKERS").map_or(4, |n| n.parse().unwrap());
+    settings.and_then(|set| set.with_workers(workers)).and_then(|set| set.with_poll_interval(poll)).expect("valid")
 }
 
 fn dispatcher<B: Bed>(bed: &B, number: u32, emitter: impl Emitter + 'static) -> Dispatcher<B::Driver> {

@@ -168,9 +168,8 @@ impl StoredCommit {
             return Err(corrupt("the checksum of the commit is wrong"));
         }
         let common = CommonCause { causation_id: self.causation_id, correlation_id: self.correlation_id };
-        let mut messages = Vec::new();
-        contents::decode(&self.contents, &self.body, common, self.recorded_at, texts, |message| messages.push(message))
-            .map_err(|detail| corrupt(&detail))?;
+        let messages = contents::decode(&self.contents, self.body.clone(), common, self.recorded_at, texts);
+        let messages = messages.map_err(|detail| corrupt(&detail))?;
         let events = messages.iter().filter(|message| message.kind == MessageKind::Event).count();
         if u32::try_from(events) != Ok(self.event_count) {
             return Err(corrupt("the commit does not hold as many events as its row says"));

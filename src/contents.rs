@@ -123,27 +123,27 @@ impl Texts {
     }
 }
 
-/// Reads the index and cuts the body into payloads, without copying them. Calls `take` with each
-/// message in order. Fails with a sentence if the two do not fit together.
+/// Reads the index and cuts the body into payloads, without copying them. Gives the messages in order. Fails with a sentence
+/// if the two do not fit together.
 pub(crate) fn decode(
     contents: &str,
-    body: &Bytes,
+    mut body: Bytes,
     common: CommonCause,
     recorded_at: Timestamp,
     texts: &mut Texts,
-    mut take: impl FnMut(Envelope),
-) -> Result<(), String> {
+) -> Result<Vec<Envelope>, String> {
     let contents: Contents<'_> = serde_json::from_str(contents).map_err(|fault| unparsable(&fault))?;
-    let mut start = 0_usize;
+    let mut messages = Vec::with_capacity(contents.messages.len());
     for entry in contents.messages {
-        let end = start.checked_add(entry.len).filter(|end| *end <= body.len());
-        let end = end.ok_or("its body is shorter than its contents say")?;
+        if entry.len > body.len() {
+            return Err("its body is shorter than its contents say".to_owned());
+        }
         let kind = match entry.kind.as_deref() {
             None => MessageKind::Event,
             Some(COMMAND) => MessageKind::Command,
             Some(other) => return Err(format!("it holds a message of unknown kind {other:?}")),
         };
-        take(Envelope {
+        messages.push(Envelope {
             message_id: entry.id,
             causation_id: entry.cause.or(common.causation_id).unwrap_or(entry.id),
             correlation_id: entry.root.or(common.correlation_id).unwrap_or(entry.id),
@@ -155,11 +155,10 @@ pub(crate) fn decode(
             created_at: Timestamp::from_micros(entry.at.unwrap_or(contents.at)),
             recorded_at: Some(recorded_at),
             metadata: entry.meta,
-            payload: body.slice(start..end),
+            payload: body.split_to(entry.len),
         });
-        start = end;
     }
-    if start == body.len() { Ok(()) } else { Err("its body is longer than its contents say".to_owned()) }
+    if body.is_empty() { Ok(messages) } else { Err("its body is longer than its contents say".to_owned()) }
 }
 
 /// Where the index breaks off, without what it holds there: that may be secret.
@@ -188,10 +187,7 @@ mod tests {
         let common = CommonCause::of(messages);
         let contents = encode(messages, common).expect("encodes");
         let body: Bytes = messages.iter().flat_map(|m| m.payload.iter().copied()).collect();
-        let mut read = Vec::new();
-        let at = Timestamp::from_micros(7);
-        decode(&contents, &body, common, at, &mut Texts::default(), |m| read.push(m)).expect("decodes");
-        read
+        decode(&contents, body, common, Timestamp::from_micros(7), &mut Texts::default()).expect("decodes")
     }
 
     #[test]
@@ -220,7 +216,7 @@ mod tests {
         for body in ["", "12", "1234"] {
             let body = Bytes::from_static(body.as_bytes());
             let at = Timestamp::default();
-            let read = decode(&contents, &body, CommonCause::default(), at, &mut Texts::default(), |_| {});
+            let read = decode(&contents, body.clone(), CommonCause::default(), at, &mut Texts::default());
             assert!(read.is_err(), "{body:?}");
         }
     }
@@ -230,7 +226,7 @@ mod tests {
         for contents in ["", "{}", "null", r#"{"at":1,"messages":[{"id":1}]}"#, "{\"at\":1e99,\"messages\":[]}"] {
             let none = CommonCause::default();
             let at = Timestamp::default();
-            assert!(decode(contents, &Bytes::new(), none, at, &mut Texts::default(), |_| {}).is_err());
+            assert!(decode(contents, Bytes::new(), none, at, &mut Texts::default()).is_err());
         }
         let huge = format!(
             r#"{{"at":1,"messages":[{{"id":"{0}","type":"a","len":{1}}},{{"id":"{0}","type":"a","len":{1}}}]}}"#,
@@ -238,6 +234,6 @@ mod tests {
             u64::MAX
         );
         let none = CommonCause::default();
-        assert!(decode(&huge, &Bytes::new(), none, Timestamp::default(), &mut Texts::default(), |_| {}).is_err());
+        assert!(decode(&huge, Bytes::new(), none, Timestamp::default(), &mut Texts::default()).is_err());
     }
 }

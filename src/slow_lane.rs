@@ -126,10 +126,9 @@ pub(crate) async fn page<T: AsRef<[u8]> + TryInto<String>>(
 
 /// The message of a row; why not, if it cannot be read.
 pub(crate) fn message(index: &str, body: Vec<u8>, recorded_at: i64) -> Result<Envelope, String> {
-    let (mut found, mut texts, recorded) = (None, Texts::default(), Timestamp::from_micros(recorded_at));
-    let body = body.into();
-    contents::decode(index, &body, CommonCause::default(), recorded, &mut texts, |message| found = Some(message))?;
-    found.ok_or_else(|| "it holds no message".to_owned())
+    let (mut texts, recorded) = (Texts::default(), Timestamp::from_micros(recorded_at));
+    let mut found = contents::decode(index, body.into(), CommonCause::default(), recorded, &mut texts)?;
+    found.pop().ok_or_else(|| "it holds no message".to_owned())
 }
 
 pub(crate) fn record(mut row: SlowRow) -> Result<OutboxRecord> {

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::{Connection, Database, Transaction};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::commit::EncodedCommit;
 use crate::contents::Texts;
@@ -62,6 +63,11 @@ pub trait StreamTables<DB: Database>: LeaseTables<DB> + TimeoutTables<DB> {
 
     /// One statement writes the unit of work, so that it needs no transaction.
     fn is_one_statement(&self, unit: &UnitCommit<'_>) -> bool;
+
+    /// Waits until a unit of work can be written alone. Until what it gives is dropped, others wait; `None` where they need not.
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        None
+    }
 
     /// Writes units of work in fewer transactions than there are units; `None` where that gains nothing, or
     /// where one of them would harm the others: nothing is written then.
@@ -176,6 +182,7 @@ impl<DB: Database, T: StreamTables<DB>> MessageStore<DB> for T {
     }
 
     async fn commit_alone(&self, conn: &mut DB::Connection, unit: &UnitCommit<'_>) -> Result<Option<Head>> {
+        let _turn = self.turn().await;
         if self.is_one_statement(unit) {
             return StreamTables::commit(self, conn, unit).await;
         }

@@ -21,32 +21,34 @@ const FEW_STREAMS: u32 = 64;
 const STARTING_CLIENTS: u32 = 32;
 
 /// Streams and where each ends.
-pub(crate) struct Ends {
+pub(crate) struct Ends<DB: Backend> {
+    /// As long-lived as that of a program.
+    store: DB::Store,
     ends: Vec<(SagaStream, Head)>,
 }
 
-impl Ends {
+impl<DB: Backend> Ends<DB> {
     /// Starts the streams.
-    pub(crate) async fn start<B: Bed>(bed: &B) -> Self {
+    pub(crate) async fn start(bed: &impl Bed<Driver = DB>) -> Self {
         let streams = 0..if is_measuring() { STREAMS } else { FEW_STREAMS };
         let ends = streams.map(|number| {
             let id = InstanceId::new(format!("appended-{number}")).expect("valid");
             (SagaStream::new(Counter.persistence_key(), &id).expect("valid"), Head::default())
         });
-        let mut started = Self { ends: ends.collect() };
+        let mut started = Self { store: DB::Store::default(), ends: ends.collect() };
         started.each(bed.pool(), STARTING_CLIENTS, 1, Turns::One).await;
         started
     }
 
     /// Units of work per second of all clients together, each in a transaction of its own. A client's streams take turns.
-    pub(crate) async fn append<DB: Backend>(&mut self, pool: &Pool<DB>, clients: u32, events: u32) -> f64 {
+    pub(crate) async fn append(&mut self, pool: &Pool<DB>, clients: u32, events: u32) -> f64 {
         self.each(pool, clients, events, Turns::Until(end_of_run())).await
     }
 
-    async fn each<DB: Backend>(&mut self, pool: &Pool<DB>, clients: u32, events: u32, turns: Turns) -> f64 {
-        let (share, store) = (share(u32::try_from(self.ends.len()).expect("small"), clients), DB::Store::default());
+    async fn each(&mut self, pool: &Pool<DB>, clients: u32, events: u32, turns: Turns) -> f64 {
+        let share = share(u32::try_from(self.ends.len()).expect("small"), clients);
         let (ended, taken) = together(self.ends.chunks(usize::try_from(share).expect("small")).map(|ends| {
-            let (pool, store, mut ends) = (pool.clone(), store.clone(), ends.to_vec());
+            let (pool, store, mut ends) = (pool.clone(), self.store.clone(), ends.to_vec());
             async move {
                 let (mut done, streams) = (0, ends.len());
                 while turns.go_on(done, streams) {

@@ -291,7 +291,8 @@ impl Bed for PostgresBed {
         let sql = format!(
             "DELETE FROM saga_commit WHERE commit_no > {commits};
             DELETE FROM bench_event WHERE event_offset >= {events};
-            TRUNCATE saga_outbox, bench_outbox"
+            DELETE FROM saga_outbox;
+            DELETE FROM bench_outbox"
         );
         self.raw.batch_execute(&sql).await.expect("deletes");
     }

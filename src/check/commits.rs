@@ -109,22 +109,24 @@ fn read(row: CommitRow, find: &mut impl FnMut(FindingKind, &str)) -> Option<(i64
         return None;
     }
     let common = CommonCause { causation_id: commit.causation_id, correlation_id: commit.correlation_id };
-    let (mut events, mut messages, mut broken) = (0, 0, 0);
-    let (recorded_at, mut texts) = (commit.recorded_at, Texts::default());
-    let decoded = contents::decode(&commit.contents, &commit.body, common, recorded_at, &mut texts, |message| {
+    let decoded = contents::decode(&commit.contents, commit.body, common, commit.recorded_at, &mut Texts::default());
+    let messages = match decoded {
+        Ok(messages) => messages,
+        Err(detail) => {
+            find(FindingKind::Undecodable, &detail);
+            return None;
+        }
+    };
+    let (mut events, mut broken) = (0, 0);
+    for message in &messages {
         events += i64::from(message.kind == MessageKind::Event);
-        messages += 1;
         broken += u32::from(!is_readable(&message.content_type, &message.payload));
-    });
-    if let Err(detail) = decoded {
-        find(FindingKind::Undecodable, &detail);
-        return None;
     }
     if broken > 0 {
         let detail = format!("{broken} of its payloads are said to be JSON and are none");
         find(FindingKind::UndecodablePayload, &detail);
     }
-    Some((events, messages))
+    Some((events, i64::try_from(messages.len()).unwrap_or(i64::MAX)))
 }
 
 /// Only of JSON it is known what makes it readable.

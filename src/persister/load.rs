@@ -1,5 +1,8 @@
 //! Loading: the newest usable snapshot, then every commit after it, checked for density.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
+
+use futures_util::{FutureExt, future};
 use sqlx::Database;
 use tracing::Instrument;
 
@@ -54,13 +57,17 @@ impl<DB: Database> Persister<DB> {
         if let (Some(commit), Some(message_id)) = (found.handled.take(), handled) {
             return Ok(Begun::AlreadyHandled(as_handled(&stream.name, message_id, &commit)?));
         }
-        loop {
-            replay.apply(&found.page)?;
-            if !found.page.more {
-                break;
-            }
-            found.page = self.store.read_commits(conn, &stream.name, replay.head.commit_number).await?;
+        while found.page.more {
+            let last = found.page.commits.last().map_or(replay.head.commit_number, |last| last.commit_number);
+            // The database reads on while this page is folded. A panic has to wait for it, because the connection may
+            // not survive a call that is dropped half-way.
+            let next = self.store.read_commits(conn, &stream.name, last);
+            let fold = AssertUnwindSafe(async { replay.apply(&found.page) }).catch_unwind();
+            let (next, folded) = future::join(next, fold).await;
+            folded.unwrap_or_else(|panic| resume_unwind(panic))?;
+            found.page = next?;
         }
+        replay.apply(&found.page)?;
         let mut recorder = self.recorder(sender);
         if let Some(inbound) = inbound {
             recorder.set_inbound(inbound)?;

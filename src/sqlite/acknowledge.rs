@@ -59,8 +59,8 @@ macro_rules! unmark {
                     AND c.undelivered = k.recorded_at
                     AND c.stream_id = k.stream_id
                     AND c.commit_no = k.commit_no
-                WHERE c.message_count = COALESCE((SELECT messages FROM wanted), c.message_count)
-            )"
+            )
+                AND message_count = COALESCE((SELECT messages FROM wanted), message_count)"
         )
     };
 }
@@ -78,13 +78,17 @@ macro_rules! commits {
     (64) => {
         concat!(commits!(16), ", ", commits!(16), ", ", commits!(16), ", ", commits!(16))
     };
+    (256) => {
+        concat!(commits!(64), ", ", commits!(64), ", ", commits!(64), ", ", commits!(64))
+    };
 }
 
 /// Few texts, so that each stays prepared: each is used for as many commits as it has room for, and fewer.
-const UNMARK: [(usize, &str); 3] = [(1, unmark!(1)), (16, unmark!(16)), (MOST_UNMARKED, unmark!(64))];
+const UNMARK: [(usize, &str); 4] =
+    [(1, unmark!(1)), (16, unmark!(16)), (64, unmark!(64)), (MOST_UNMARKED, unmark!(256))];
 
 /// Most commits that one statement takes the marks off.
-const MOST_UNMARKED: usize = 64;
+const MOST_UNMARKED: usize = 256;
 
 pub(super) async fn unmark(
     conn: &mut SqliteConnection,

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::backend::Backend;
 use crate::commit::EncodedCommit;
@@ -16,6 +17,7 @@ use crate::limits::Limits;
 use crate::message_store::{CommitPage, Head, LoadRequest, Loaded, UnitCommit};
 use crate::stream_name::StreamName;
 use crate::streams::StreamTables;
+use turn::Turn;
 
 mod acknowledge;
 mod append;
@@ -43,6 +45,7 @@ mod schema;
 mod snapshot;
 mod timeout;
 mod timeout_due;
+mod turn;
 
 pub use crate::commit_queue::{MAX_GROUP_BYTES, MAX_GROUP_CALLERS, MAX_GROUP_UNITS};
 pub use pool::{FILE_CONNECTIONS, after_release, connect_options, pool_options};
@@ -55,12 +58,14 @@ pub use pool::{FILE_CONNECTIONS, after_release, connect_options, pool_options};
 #[derive(Clone, Debug, Default)]
 pub struct SqliteStore {
     limits: Limits,
+    /// Of those who write a unit of work alone.
+    turn: Turn,
 }
 
 impl SqliteStore {
     /// A store with these limits.
     pub fn with_limits(limits: Limits) -> Self {
-        Self { limits }
+        Self { limits, turn: Turn::default() }
     }
 }
 
@@ -167,6 +172,10 @@ impl StreamTables<Sqlite> for SqliteStore {
 
     fn is_one_statement(&self, unit: &UnitCommit<'_>) -> bool {
         commit::is_one_statement(unit)
+    }
+
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        self.turn.wait().await
     }
 
     async fn commit_together(

@@ -6,17 +6,18 @@ use std::time::Duration;
 use anyhow::ensure;
 use async_trait::async_trait;
 use sagastore::{
-    Cause, Envelope, Error, Handling, InTransaction, InstanceId, NotFound, Outbox, ParkAfter, Persister, Recorder,
-    Saga, UnitOfWork,
+    Cause, Envelope, Error, Handling, InTransaction, InstanceId, JSON_CONTENT_TYPE, MessageKind, MessageStore,
+    NotFound, Offset, Outbox, PAGE_COMMITS, ParkAfter, Persister, Recorder, Saga, UnitOfWork,
 };
 use sqlx::{Pool, Transaction};
 
 use crate::harness::booking::{Booking, book, fragile, panic_quietly, remark};
 use crate::harness::sample::{Counter, CounterEvent, added, instance};
-use crate::harness::{Clause, Subject, TestDb, clauses};
+use crate::harness::{Clause, Subject, TestDb, clauses, stream_of};
 
 clauses! {
     a_panic_undoes_its_unit_of_work_and_leaves_the_pool_whole,
+    a_panic_early_in_a_long_replay_leaves_its_connection_whole,
     a_panic_while_a_message_is_handled_is_its_failure_and_leaves_the_pool_whole,
     a_panic_parks_its_message_alone,
 }
@@ -120,6 +121,38 @@ async fn a_panic_undoes_its_unit_of_work_and_leaves_the_pool_whole<DB: Subject>(
     let done = persister.execute(&pool, &Fragile, &id, None, |unit| unit.publish(added(1)));
     assert!(!done.await?.is_already_handled());
     assert_eq!(db.state(&Counter, "1").await?, Some((1, 1)));
+    Ok(())
+}
+
+/// The database is reading what comes after it.
+async fn a_panic_early_in_a_long_replay_leaves_its_connection_whole<DB: Subject>(db: TestDb<DB>) -> Clause {
+    // What is appended is not sent.
+    db.will_relay();
+    let (id, stream) = (instance("long"), stream_of(&Counter, "long"));
+    db.publish(&Counter, id.as_str(), [added(UNLUCKY)]).await?;
+    let mut tx = db.begin().await?;
+    let commits = PAGE_COMMITS * 3;
+    for offset in 1..commits {
+        let payload = serde_json::to_vec(&added(1))?;
+        let one = Envelope::new(MessageKind::Event, "CounterAdded", 1, JSON_CONTENT_TYPE, payload)?;
+        db.store().append_messages(&mut tx, &stream, Offset::of(offset), &[one]).await?;
+    }
+    db.commit(tx).await?;
+    let (pool, sum) = (db.small_pool(1).await?, UNLUCKY + i64::from(commits) - 1);
+    for _ in 0..20 {
+        let (pool, persister, id) = (pool.clone(), db.persister(), id.clone());
+        let replay = tokio::spawn({
+            let (pool, persister, id) = (pool.clone(), persister.clone(), id.clone());
+            async move {
+                let mut conn = pool.acquire().await?;
+                persister.load_instance(&Fragile, &mut conn, &id).await.map(drop).map_err(anyhow::Error::from)
+            }
+        });
+        assert!(replay.await.unwrap_err().is_panic());
+        let mut conn = pool.acquire().await?;
+        let loaded = persister.load_instance(&Counter, &mut conn, &id).await?.unwrap();
+        assert_eq!((loaded.instance().data, loaded.instance().revision.get()), (sum, u64::from(commits)));
+    }
     Ok(())
 }
 

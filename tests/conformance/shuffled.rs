@@ -84,7 +84,12 @@ async fn tasks_in_any_order_lose_nothing_and_repeat_nothing(db: TestDb<Sqlite>) 
             ensure!(found == (i64::try_from(*sum)?, *sum), "SAGASTORE_TEST_SEED={seed}: {found:?} of {sum}");
         }
     }
-    println!("schedules: {}: tasks in {} orders, {} messages", db.mode(), seeds.count(), expected.iter().sum::<u64>());
+    println!(
+        "schedules: {}: tasks in {} orders, seeds {seeds:?}, {} messages",
+        db.mode(),
+        seeds.clone().count(),
+        expected.iter().sum::<u64>()
+    );
     Ok(())
 }
 
@@ -108,6 +113,10 @@ async fn commits_in_any_order_wake_the_dispatcher(db: TestDb<Sqlite>) -> Clause 
         until("each message, of which a commit told", async || Ok(sent.len() >= expected)).await?;
     }
     ensure!(relay.stop().await?.delivered == u64::try_from(expected)?, "each is delivered once");
-    println!("schedules: {}: commits in {} orders, {expected} messages", db.mode(), seeds.count());
+    println!(
+        "schedules: {}: commits in {} orders, seeds {seeds:?}, {expected} messages",
+        db.mode(),
+        seeds.clone().count()
+    );
     Ok(())
 }

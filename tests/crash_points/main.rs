@@ -87,9 +87,9 @@ fn conclude() {
     for (kind, tallies) in TALLIES.lock().unwrap().iter() {
         let sum = |count: fn(&Tally) -> usize| tallies.iter().map(count).sum::<usize>();
         let (before, after) = (sum(|tally| tally.before), sum(|tally| tally.after));
-        let (lost, doubled) = (sum(|tally| tally.lost), sum(|tally| tally.doubled));
+        let (lost, doubled, missed) = (sum(|tally| tally.lost), sum(|tally| tally.doubled), sum(|tally| tally.missed));
         println!(
-            "crash points: {kind}: {} points in {} scenarios ({before} before, {after} after), {lost} lost, \
+            "crash points: {kind}: {} points in {} scenarios ({before} before, {after} after), {missed} missed, {lost} lost, \
             {doubled} doubled",
             before + after,
             tallies.len(),

@@ -19,6 +19,9 @@ mod snapshot;
 /// Most memory that the program may have taken in the end.
 #[cfg(target_os = "linux")]
 const MEMORY_KIB: u64 = 256 * 1024;
+/// Most that it may have asked for, its threads' stacks and arenas among it.
+#[cfg(target_os = "linux")]
+const ADDRESSES_KIB: u64 = 2 * 1024 * 1024;
 
 /// Random inputs for each decoder.
 fn inputs() -> u64 {
@@ -44,15 +47,21 @@ fn withstands(name: &str, samples: &[Vec<u8>], decode: impl Fn(&[u8]) + std::pan
     check_memory();
     // Not by println, which a test that passes keeps to itself: tests/run looks for it.
     let mut out = std::io::stdout();
-    writeln!(out, "decoders: {name}: {} samples and {} changed ones withstood", samples.len(), inputs()).unwrap();
+    let (samples, inputs) = (samples.len(), inputs());
+    writeln!(out, "decoders: {name}: {samples} samples and {inputs} changed ones withstood, from seed {first} on")
+        .unwrap();
 }
 
 #[cfg(target_os = "linux")]
 fn check_memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kib: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(kib < MEMORY_KIB, "the program took {kib} KiB of memory");
+    let kib = |name: &str| -> u64 {
+        let most = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        most.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let (taken, asked) = (kib("VmHWM:"), kib("VmPeak:"));
+    assert!(taken < MEMORY_KIB, "the program took {taken} KiB of memory");
+    assert!(asked < ADDRESSES_KIB, "the program asked for {asked} KiB of memory");
 }
 
 #[cfg(not(target_os = "linux"))]

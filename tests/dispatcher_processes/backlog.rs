@@ -39,7 +39,10 @@ pub(crate) async fn run<DB: Site>() -> anyhow::Result<()> {
 
         let waiting = waiting(&pool).await?;
         let delivered = u64::from(messages).saturating_sub(waiting);
-        println!("{}: {delivered} of {messages} delivered, at most {memory} KiB of memory", DB::KIND);
+        println!(
+            "dispatcher processes: {}: {delivered} of {messages} delivered, at most {memory} KiB of memory",
+            DB::KIND
+        );
         ensure!(waiting > 0, "it was not at work all the time");
         ensure!(memory < MOST_MEMORY_KIB, "the dispatcher needed {memory} KiB of memory");
         pool.close().await;

@@ -28,7 +28,7 @@ pub(crate) async fn run<DB: Site>() -> anyhow::Result<()> {
         let mut course = Course::<DB>::start(pool, &database, &journal)?;
         let done = course.run().await;
         let told = course.to_string();
-        println!("{}: {told}", DB::KIND);
+        println!("dispatcher processes: {}: {told}", DB::KIND);
         done.context(told)
     })
     .await

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use fastrand::Rng;
 use sagastore::{OutboxRepository, migrate};
 
 use super::chaos;
@@ -71,6 +72,7 @@ struct Course {
     processes: Vec<Process>,
     reading: Reading,
     notes: Notes,
+    random: Rng,
 }
 
 impl Course {
@@ -82,7 +84,8 @@ impl Course {
             processes.push(Process::start_with::<DB>(Role::Clocked, database, journal, faked(clock)?)?);
         }
         let (files, reading) = (Files::beside(journal), Reading::open(journal)?);
-        Ok(Self { files, clocks, processes, reading, notes: Notes::default() })
+        let random = Rng::with_seed(super::seed());
+        Ok(Self { files, clocks, processes, reading, notes: Notes::default(), random })
     }
 
     /// Reads on what the processes say.
@@ -103,7 +106,7 @@ impl Course {
     async fn step_until_noticed(&mut self) -> anyhow::Result<()> {
         let (began, least) = (Instant::now(), Duration::from_secs(scaled(6, 60)));
         loop {
-            set(&self.clocks[fastrand::usize(..PROCESSES)], STEPS[fastrand::usize(..STEPS.len())])?;
+            set(&self.clocks[self.random.usize(..PROCESSES)], STEPS[self.random.usize(..STEPS.len())])?;
             tokio::time::sleep(STEP_EVERY).await;
             self.look()?;
             let enough = self.notes.forwards.min(self.notes.backwards) >= NOTICED && self.notes.tokens.len() > 1;
@@ -116,7 +119,7 @@ impl Course {
 
     fn check<DB: Site>(&self) -> anyhow::Result<()> {
         let (notes, told) = (&self.notes, self.reading.told());
-        println!("{}: {notes}, {told:?}", DB::KIND);
+        println!("dispatcher processes: {}: {notes}, {told:?}", DB::KIND);
         let distinct: HashSet<_> = notes.tokens.iter().collect();
         ensure!(distinct.len() == notes.tokens.len(), "a token was given twice: {:?}", notes.tokens);
         if has_clock_of_process::<DB>() {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
+
 use super::process::{LEASE, Process, Role};
 use super::site::Site;
 
@@ -23,6 +25,7 @@ pub(crate) struct Disturbed {
     steps: u32,
     kills: u32,
     pauses: u32,
+    random: Rng,
 }
 
 impl Disturbed {
@@ -30,7 +33,8 @@ impl Disturbed {
         let one = |_| Process::start::<DB>(Role::Disturbed, database, journal);
         let processes = (0..count).map(one).collect::<anyhow::Result<_>>()?;
         let (database, journal) = (database.to_owned(), journal.to_owned());
-        Ok(Self { database, journal, processes, steps: 0, kills: 0, pauses: 0 })
+        let random = Rng::with_seed(super::seed());
+        Ok(Self { database, journal, processes, steps: 0, kills: 0, pauses: 0, random })
     }
 
     /// Pauses one if none is paused, or kills one now and then.
@@ -41,7 +45,7 @@ impl Disturbed {
             process.ensure_running()?;
         }
         let none_paused = !self.processes.iter().any(Process::is_paused);
-        let victim = fastrand::usize(..self.processes.len());
+        let victim = self.random.usize(..self.processes.len());
         let victim = &mut self.processes[victim];
         if none_paused {
             victim.pause(LEASE * 2 + PAUSE_EXCESS)?;

@@ -60,7 +60,10 @@ pub(crate) async fn run<DB: Site>() -> anyhow::Result<()> {
         let mut process = Process::start::<DB>(Role::Replaying, &database, &journal)?;
         let replayed = replayed(&mut process, &journal).await?;
         let memory = most_memory(process.id())?;
-        println!("{}: {replayed} of {events} events replayed, at most {memory} KiB of memory", DB::KIND);
+        println!(
+            "dispatcher processes: {}: {replayed} of {events} events replayed, at most {memory} KiB of memory",
+            DB::KIND
+        );
         ensure!(replayed == events, "{replayed} of {events} events were replayed");
         ensure!(memory < MOST_MEMORY_KIB, "replaying needed {memory} KiB of memory");
         Ok(())

@@ -2,12 +2,14 @@
 //! committed: every message is delivered, and the first deliveries of each stream are in order. One has a long backlog
 //! before it, another replays a long history: they need little memory. The clocks of some step.
 //!
-//! The program starts itself once more for each process. Databases are chosen as in the conformance suite. Clocks step only where
+//! The program starts itself once more for each process. SAGASTORE_PROCESSES_SEED says what the program itself leaves to chance: whom
+//! it disturbs, whose clock steps how far, what is committed. Databases are chosen as in the conformance suite. Clocks step only where
 //! SAGASTORE_TEST_FAKETIME names libfaketime's library for programs of several threads.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a trial fails")]
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use libtest_mimic::{Completion, Failed, Trial};
 
@@ -96,6 +98,17 @@ where
             Err(fault) => Err(Failed::from(format!("{fault:?}"))),
         }
     })
+}
+
+/// Of what is left to chance.
+fn seed() -> u64 {
+    static SEED: LazyLock<u64> = LazyLock::new(|| {
+        let seed = std::env::var("SAGASTORE_PROCESSES_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..100_000));
+        println!("dispatcher processes: SAGASTORE_PROCESSES_SEED={seed}");
+        seed
+    });
+    *SEED
 }
 
 /// `short`, or `long` in the long runs (SAGASTORE_LONG=1).

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use fastrand::Rng;
 use sagastore::{Envelope, InstanceId, Outbox, Persister, Saga, message_types};
 use serde::{Deserialize, Serialize};
 use sqlx::Pool;
@@ -73,12 +74,13 @@ async fn produce<DB: Site>(
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<HashMap<String, i64>> {
     let (persister, mut committed) = (Persister::<DB>::new(), HashMap::new());
+    let mut random = Rng::with_seed(super::seed());
     while !stop.load(Ordering::Relaxed) {
-        let stream = fastrand::u32(..streams).to_string();
+        let stream = random.u32(..streams).to_string();
         let id = InstanceId::new(&stream)?;
         let mut tx = persister.begin(&pool).await?;
         let mut unit = persister.begin_unit_of_work(&Tally, &mut tx, Outbox, &id).await?;
-        let (first, count) = (unit.instance().data, fastrand::i64(1..=UNIT));
+        let (first, count) = (unit.instance().data, random.i64(1..=UNIT));
         for number in first..first + count {
             unit.publish(TallyEvent::Added { number })?;
         }

@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use fastrand::Rng;
 use sagastore::dispatcher::Dispatcher;
 use sagastore::emitter::emitter_fn;
 use sagastore::{
-    ConflictRetry, Envelope, Inbound, Inbox, InstanceId, MessageId, OutboxRecord, Persister, Saga, message_types,
-    migrate,
+    ConflictRetry, Envelope, Executed, Inbound, Inbox, InstanceId, MessageId, OutboxRecord, Persister, Saga,
+    message_types, migrate,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::Pool;
@@ -87,12 +87,8 @@ async fn all<DB: Ask>(pool: &Pool<DB>, length: Duration) -> anyhow::Result<()> {
     let dispatcher = Dispatcher::new(pool.clone(), emitter);
     let (stop, stopped) = oneshot::channel::<()>();
     let relay = tokio::spawn(async move { dispatcher.run(async { drop(stopped.await) }).await });
-    let appends = windows(pool, length).await?;
-    let (forgotten, longest) = purge::half(pool, length / WINDOWS).await?;
-    println!(
-        "scale: {}: {forgotten} of the inbox's rows forgotten under load, an append took {longest:.1} ms at most",
-        DB::KIND
-    );
+    let (appends, first) = windows(pool, length).await?;
+    purge::half(pool, length / WINDOWS).await?;
     let repeated = deliveries.until_all(pool).await?;
     drop(stop);
     let relayed = relay.await?;
@@ -102,13 +98,16 @@ async fn all<DB: Ask>(pool: &Pool<DB>, length: Duration) -> anyhow::Result<()> {
         DB::KIND,
         relayed.delivered
     );
+    Held::by(pool)?.check_flat(&first)?;
+    let instances = DB::number(pool, "SELECT COUNT(*) FROM saga_stream").await?;
+    println!("scale: {}: {instances} instances, of {INSTANCES}, have events", DB::KIND);
     let findings = purge::findings(pool).await?;
     ensure!(findings == 0, "the check finds {findings} faults");
     Ok(())
 }
 
-/// Gives the number of units of work.
-async fn windows<DB: Ask>(pool: &Pool<DB>, length: Duration) -> anyhow::Result<usize> {
+/// Gives the number of units of work, and what the program held after the first window.
+async fn windows<DB: Ask>(pool: &Pool<DB>, length: Duration) -> anyhow::Result<(usize, Held)> {
     let (mut total, mut first): (usize, Option<(f64, f64, Held)>) = (0, None);
     for number in 1..=WINDOWS {
         let began = Instant::now();
@@ -131,7 +130,8 @@ async fn windows<DB: Ask>(pool: &Pool<DB>, length: Duration) -> anyhow::Result<u
         ensure!(append <= first_append * SLOWER, "an append takes {append} ms after {first_append} ms");
         ensure!(load <= first_load * SLOWER, "a load takes {load} ms after {first_load} ms");
     }
-    Ok(total)
+    let (_, _, first) = first.context("there is no window")?;
+    Ok((total, first))
 }
 
 pub(crate) async fn together<DB: Ask>(pool: &Pool<DB>, seed: u64, length: Duration) -> anyhow::Result<Window> {
@@ -157,11 +157,15 @@ async fn work<DB: Ask>(pool: Pool<DB>, mut random: Rng, until: Instant) -> anyho
             let number = u32::try_from(unit.instance().data).unwrap() + 1;
             unit.publish(ParcelEvent::Moved { number, to: to.clone() }).map(drop)
         };
-        drop(persister.execute(&pool, &Parcel, &id, Some(Inbound::from(message)), unit).await?);
+        let executed = persister.execute(&pool, &Parcel, &id, Some(Inbound::from(message)), unit).await?;
         window.appends.add(start.elapsed());
+        let Executed::Done { conflicts, .. } = executed else { bail!("a new message was handled before") };
+        window.lost_tries += u64::from(conflicts);
+        let start = Instant::now();
         let mut tx = persister.begin(&pool).await?;
         ensure!(!inbox.receive(&mut tx, message).await?.is_repeated(), "a new message is known");
         tx.commit().await?;
+        window.receives.add(start.elapsed());
         if random.u32(0..LOADS) == 0 {
             let (mut conn, start) = (pool.acquire().await?, Instant::now());
             let loaded = persister.load_instance(&Parcel, &mut conn, &id).await?;

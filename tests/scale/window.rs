@@ -31,13 +31,19 @@ impl Times {
 #[derive(Default)]
 pub(crate) struct Window {
     pub(crate) appends: Times,
+    /// Of notes in the inbox, with their commits.
+    pub(crate) receives: Times,
     pub(crate) loads: Times,
+    /// Tries of units of work that were lost, to another writer or in a deadlock.
+    pub(crate) lost_tries: u64,
 }
 
 impl Window {
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.appends.append(other.appends);
+        self.receives.append(other.receives);
         self.loads.append(other.loads);
+        self.lost_tries += other.lost_tries;
         self
     }
 }

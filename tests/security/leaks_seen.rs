@@ -14,12 +14,14 @@ use sagastore::lock::DatabaseLock;
 use sagastore::transfer::{Exporter, Importer};
 use sagastore::{
     CommitNumber, Envelope, InstanceId, LoadFrom, LoadRequest, MessageKind, MessageStore, NewOutboxRecord, Offset,
-    OutboxRecord, OutboxRepository, Persister, Saga, SagaStream, StreamName, check_schema, migrate,
+    OutboxRecord, OutboxRepository, ParkedFilter, Persister, Saga, SagaStream, StreamName, check_schema, migrate,
+    parked_messages,
 };
 use sqlx::Pool;
 use sqlx::pool::PoolOptions;
 
-use crate::fill::{Diary, note, record};
+use crate::fill::{Diary, Mail, Noted, note, record};
+use crate::parking::park;
 use crate::secrets::SECRET;
 use crate::site::Site;
 
@@ -125,6 +127,7 @@ async fn used<DB: Site>(url: &str) {
         note(&pool, "1", SECRET).await.unwrap();
     }
     record(&pool).await.unwrap();
+    handled::<DB>(&pool).await;
     let name = StreamName::of_saga("diary", &InstanceId::new("1").unwrap()).unwrap();
     let (store, mut conn) = (DB::Store::default(), pool.acquire().await.unwrap());
     stored::<DB>(&store, &mut conn, &name).await;
@@ -147,6 +150,26 @@ async fn used<DB: Site>(url: &str) {
     show(&persister.load_instance(&Diary, &mut conn, &InstanceId::new("1").unwrap()).await.unwrap_err());
     let finding = sagastore::check::check_data(&pool, &mut |finding| show_value(&finding)).await.unwrap();
     assert!(finding.findings > 0);
+}
+
+/// A message that cannot be handled, and one that is to come later.
+async fn handled<DB: Site>(pool: &Pool<DB>) {
+    park(pool, "2", &format!("the pen is dry|{SECRET}")).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let parked = parked_messages::<DB>(&mut conn, ParkedFilter::default(), 10).await.unwrap();
+    drop(conn);
+    assert_eq!(parked.len(), 1);
+    show_value(&parked);
+    let (id, persister) = (InstanceId::new("3").unwrap(), Persister::<DB>::new());
+    let scheduled = persister.execute(pool, &Diary, &id, None, |unit| {
+        let mail = Mail::Send { text: SECRET.to_owned() };
+        unit.schedule("later", &mail, Duration::from_secs(3600))?;
+        unit.schedule("now", &mail, Duration::ZERO)?;
+        unit.publish(Noted::Noted { note: SECRET.to_owned() })?;
+        show_value(unit);
+        Ok::<_, sagastore::Error>(())
+    });
+    show_value(&scheduled.await.unwrap());
 }
 
 /// What is read from the tables, in the forms in which it can be had.

@@ -24,6 +24,7 @@ mod leaks_seen;
 mod locks;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod login;
+mod parking;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod role;
 #[path = "../cli/secrets.rs"]

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use sagastore::testkit::conformance;
-use sagastore::{Error, Migrated, OutboxRepository, check_schema, drop_schema, migrate};
+use sagastore::{Error, Migrated, OutboxRepository, Persister, check_schema, drop_schema, migrate};
 use sqlx::Pool;
 
 use crate::command::{fine, run};
 use crate::fill::{complete, note, record};
 use crate::login::{Server, as_role};
+use crate::parking::park;
 use crate::site::Place;
 use crate::{locks, town};
 
@@ -73,6 +74,7 @@ pub(crate) async fn runs_everything<DB: Server>() -> anyhow::Result<()> {
     complete(pool, "1").await?;
     record(pool).await?;
     dead_letter(pool).await?;
+    park(pool, "2", "the pen is dry").await?;
 
     let file = shop.place.file("export");
     for verb in [
@@ -89,6 +91,13 @@ pub(crate) async fn runs_everything<DB: Server>() -> anyhow::Result<()> {
     ] {
         fine(url, verb)?;
     }
+    for parked in fine(url, &["parked", "--json"])?.objects() {
+        fine(url, &["parked", "discard", "--id", &parked["id"].to_string(), "--yes"])?;
+    }
+    dead_letter(pool).await?;
+    edit_dead_letter(pool).await?;
+    dead_letter(pool).await?;
+    fine(url, &["outbox", "dead-letters", "discard", "--all", "--yes"])?;
     DB::only_here(pool, url).await?;
     let other = Shop::<DB>::open().await?;
     ensure!(fine(&other.url, &["import", &file])?.out.contains("imported"));
@@ -109,6 +118,16 @@ async fn dead_letter<DB: Server>(pool: &Pool<DB>) -> anyhow::Result<()> {
     let dead = DB::Store::default().dead_letters(&mut *pool.acquire().await?, None, 10).await?;
     ensure!(!dead.is_empty(), "no dead letter");
     Ok(())
+}
+
+/// Edits one, which is to be delivered again.
+async fn edit_dead_letter<DB: Server>(pool: &Pool<DB>) -> anyhow::Result<()> {
+    let (store, persister) = (DB::Store::default(), Persister::<DB>::new());
+    let mut tx = persister.begin(pool).await?;
+    let dead = store.dead_letters(&mut tx, None, 1).await?;
+    let record = &dead.first().context("no dead letter")?.record;
+    ensure!(store.edit_and_retry_dead_letter(&mut tx, record.id, &record.envelope).await?);
+    Ok(tx.commit().await?)
 }
 
 pub(crate) async fn passes_the_suite<DB: Server>() -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use sqlx::Pool;
 
 use crate::command::{Ran, run_showing};
 use crate::fill::{Diary, Mail, Noted};
+use crate::parking::park;
 use crate::site::Site;
 
 /// Clears the screen, in two ways; sets the title; ends the line; turns the direction of writing.
@@ -45,6 +46,7 @@ async fn fill<DB: Site>(pool: &Pool<DB>) -> anyhow::Result<()> {
     let dispatcher = Dispatcher::new(pool.clone(), emitter);
     let dispatcher = dispatcher.with_settings(DispatcherSettings::default().with_retry(at_once));
     while dispatcher.dispatch_once().await?.dead > 0 {}
+    park(pool, EVIL, EVIL).await?;
     let locker = sagastore::lock::DatabaseLock::new(pool.clone());
     let (resource, client) = (sagastore::lock::ResourceId::new(EVIL)?, sagastore::lock::ClientId::new(EVIL)?);
     ensure!(sagastore::lock::Lock::obtain_no_wait(&locker, &resource, &client).await?.lease().is_some());
@@ -59,8 +61,10 @@ pub(crate) async fn is_left_alone<DB: Site>() -> anyhow::Result<()> {
     fill(&pool).await?;
     let file = place.file("export");
     let show_all = ["show", EVIL, "--saga", "diary", "--payloads"];
-    let verbs: [&[&str]; 9] = [
+    let verbs: [&[&str]; 11] = [
         &["instances"],
+        &["instances", "--parked"],
+        &["parked"],
         &["instances", "--prefix", EVIL],
         &show_all,
         &["show", EVIL],
@@ -89,6 +93,8 @@ pub(crate) async fn is_left_alone<DB: Site>() -> anyhow::Result<()> {
             .any(|letter| letter["instance"] == EVIL && letter["last_error"].as_str().unwrap().ends_with(EVIL)),
         "{letters:?}"
     );
+    let parked = run_showing(url, &["parked", "--json"])?.objects();
+    ensure!(parked.len() == 1 && parked[0].to_string().contains("u001b"), "{parked:?}");
     ensure!(run_showing(url, &["locks", "--json"])?.objects().iter().any(|lease| lease["holder"] == EVIL));
     // What is not there, and what is not understood.
     for verb in [
@@ -100,6 +106,8 @@ pub(crate) async fn is_left_alone<DB: Site>() -> anyhow::Result<()> {
         &["export", "/nowhere/\u{1b}[2J"],
         &["import", "\u{1b}[2J"],
         &["outbox", "dead-letters", "retry", "--id", "\u{1b}[2J", "--yes"],
+        &["outbox", "dead-letters", "discard", "--id", "\u{1b}[2J", "--yes"],
+        &["parked", "discard", "--id", "\u{1b}[2J", "--yes"],
     ] {
         let ran = run_showing(url, verb)?;
         is_plain(verb, &ran)?;

@@ -33,6 +33,8 @@ pub(crate) enum Told {
     Refused(String),
     /// A fenced write found that of a later holder there.
     Overlap(String),
+    /// It let so many dead letters be delivered again.
+    Revived(u64),
     /// Another call succeeded.
     Went,
     /// Another call failed, for this reason.
@@ -97,6 +99,7 @@ impl fmt::Display for Entry {
             Told::Wrote(resource, number) => write!(f, "wrote {resource} {number}"),
             Told::Refused(resource) => write!(f, "refused {resource}"),
             Told::Overlap(what) => write!(f, "overlap {}", one_line(what)),
+            Told::Revived(count) => write!(f, "revived {count}"),
             Told::Went => write!(f, "went"),
             Told::Erred(why) => write!(f, "erred {}", one_line(why)),
         }
@@ -126,6 +129,7 @@ impl FromStr for Entry {
                 "wrote" => Told::Wrote(part()?.to_owned(), part()?.parse()?),
                 "refused" => Told::Refused(part()?.to_owned()),
                 "overlap" => Told::Overlap(rest.to_owned()),
+                "revived" => Told::Revived(part()?.parse()?),
                 "went" => Told::Went,
                 "erred" => Told::Erred(rest.to_owned()),
                 _ => anyhow::bail!("an unknown verb"),

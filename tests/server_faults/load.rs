@@ -12,7 +12,7 @@ use sqlx::Pool;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::clients::{self, Manner, leases, purger, writer};
+use super::clients::{self, Manner, leases, operator, purger, writer};
 use super::journal;
 use super::ledger::{self, Ledger, Told};
 use super::place::Place;
@@ -21,6 +21,9 @@ use super::site::{Patience, Site};
 /// A call that takes longer hangs: that is an outage of some seconds, the wait for a connection and that for a lock, with
 /// room for a busy machine.
 pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(60);
+
+/// With these, eight write to the instances that are named by who sends.
+const FURTHER_WRITERS: [Manner; 2] = [Manner::Plain, Manner::OwnTransaction];
 
 /// What all clients share.
 pub(crate) struct Load<DB: Site> {
@@ -94,11 +97,12 @@ pub(crate) async fn run<DB: Site>(place: Place, proxy: Option<u16>, finish: impl
     let tokens = Arc::new(Mutex::new(leases::granted(&ledger::read(&place.ledger(), 0)?)));
     let load = Load { place, pools, ledger, tokens, stop };
     let (mut clients, mut relays) = (JoinSet::new(), JoinSet::new());
-    for (number, manner) in Manner::ALL.into_iter().enumerate() {
+    for (number, manner) in Manner::ALL.into_iter().chain(FURTHER_WRITERS).enumerate() {
         clients.spawn(writer::run(load.clone(), number, manner));
     }
     leases::start(&load, &mut clients);
     purger::start(&load, &mut clients);
+    operator::start(&load, &mut clients);
     DB::own_clients(&load, &mut clients);
     let (relayed, end) = watch::channel(false);
     for number in 0..journal::DISPATCHERS {

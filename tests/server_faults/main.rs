@@ -95,7 +95,7 @@ fn scaled<N>(short: N, long: N) -> N {
 
 /// How long faults are injected.
 fn length() -> anyhow::Result<Duration> {
-    let seconds = std::env::var("SAGASTORE_FAULTS_SECONDS").map_or(Ok(scaled(40, 600)), |text| text.parse())?;
+    let seconds = std::env::var("SAGASTORE_FAULTS_SECONDS").map_or(Ok(scaled(60, 600)), |text| text.parse())?;
     Ok(Duration::from_secs(seconds))
 }
 

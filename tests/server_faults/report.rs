@@ -18,6 +18,9 @@ pub(crate) const NO_DISK: &str = "a full disk (there is no small disk: tests/run
 /// a lock, with room for a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(40);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// After so many of them a client must have met one. A server may also wait, for a while, until there is room again.
+const ENOUGH_FILLS: u32 = 3;
+pub(crate) const FILLED: &str = "times the disk full";
 /// Fewer would be no load.
 const LEAST_SAVES: usize = 300;
 const LEAST_TOKENS: usize = 10;
@@ -67,12 +70,23 @@ pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place) -> anyhow:
     let mut faults_text: Vec<_> = faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     faults_text.extend(DB::PROVOKED.iter().map(|(kind, what)| format!("{} {what}", seen(&outcome, kind))));
     let notes: String = notes.iter().map(|note| format!("; {note}")).collect();
-    let Outcome { answered, absent, present, again, deliveries, tokens, refused, fenced_writes, snapshots, .. } =
-        &outcome;
+    let Outcome {
+        answered,
+        absent,
+        present,
+        again,
+        deliveries,
+        revived,
+        tokens,
+        refused,
+        fenced_writes,
+        snapshots,
+        ..
+    } = &outcome;
     println!(
         "server faults: {}: {} s, seed {seed}: {}; {answered} messages answered and handled once, {absent} failed and \
-         absent, {present} failed and present, {again} came again; {} messages delivered, {} deliveries repeated, 0 lost, \
-         0 out of order; {tokens} leases, {fenced_writes} fenced writes, {refused} refused, 0 overlapped; {snapshots} \
+         absent, {present} failed and present, {again} came again; {} messages delivered, {} deliveries repeated, {revived} dead \
+         letters retried, 0 lost, 0 out of order; {tokens} leases, {fenced_writes} fenced writes, {refused} refused, 0 overlapped; {snapshots} \
          snapshots as replayed; longest outage of a client {:.1} s ({client}), all back within {:.1} s \
          of each fault's end ({last}){notes}",
         DB::KIND,
@@ -83,9 +97,14 @@ pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place) -> anyhow:
         seconds(outage),
         seconds(back),
     );
-    for (kind, count) in faults {
-        ensure!(count > 0, "there were no {kind}");
+    for (kind, count) in &faults {
+        ensure!(*count > 0, "there were no {kind}");
     }
+    let fills = faults.iter().find(|(kind, _)| *kind == FILLED).map_or(0, |(_, count)| *count);
+    ensure!(
+        fills < ENOUGH_FILLS || saw_full::<DB>(&outcome),
+        "the disk was full {fills} times, and no client was told"
+    );
     for (kind, what) in DB::PROVOKED {
         ensure!(seen(&outcome, kind) > 0, "no client was told of {what} ({kind})");
     }
@@ -94,8 +113,14 @@ pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place) -> anyhow:
     ensure!(*answered >= LEAST_SAVES, "only {answered} messages were answered");
     ensure!(*tokens >= LEAST_TOKENS && *fenced_writes >= *tokens / 2, "{tokens} leases, {fenced_writes} fenced writes");
     ensure!(*snapshots > 0 && *refused > 0 && *again > 0, "{snapshots} snapshots, {refused} refused, {again} again");
+    ensure!(*revived > 0, "no message ran out of attempts");
     ensure!(*absent > 0, "no message failed: nothing was disturbed");
     Ok(())
+}
+
+fn saw_full<DB: Site>(outcome: &Outcome) -> bool {
+    let code = |kind: &str| kind.split_once('(').map(|(_, code)| code.trim_end_matches(')').to_owned());
+    outcome.errors.keys().filter_map(|kind| code(kind)).any(|code| DB::FULL.contains(&code.as_str()))
 }
 
 /// How often calls failed so.

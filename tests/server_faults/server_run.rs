@@ -14,13 +14,17 @@ use super::disk::Disk;
 use super::done::Done;
 use super::place::Place;
 use super::proxy::Proxy;
-use super::report::{self, Report};
+use super::report::{self, FILLED, Report};
 use super::server::{Control, Server};
 use super::site::Patience;
 use super::{ledger, length, load, scaled, seed};
 
 /// How often locks are tried to be held, where the database takes the one who holds them for the victim of a deadlock.
 const HOLD_TRIES: u32 = 10;
+
+/// From one start of the server to its next end, and then until the fault before it is over.
+const LEAST_UPTIME_MS: u64 = 5_000;
+const MOST_UPTIME_MS: u64 = 40_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -39,6 +43,9 @@ struct Injector {
     proxy: Arc<Proxy>,
     disk: Option<Disk>,
     deck: Deck<Fault>,
+    /// Faults upon which the server starts again, and when the next one comes.
+    restarts: Deck<Fault>,
+    restart_at: Instant,
     /// How often all that is there was checked meanwhile.
     checks: u32,
     done: Done,
@@ -48,7 +55,6 @@ const KILLS: &str = "kills";
 const ENDED: &str = "sessions ended";
 const CUT: &str = "connections cut";
 const HELD: &str = "times locks held";
-const FILLED: &str = "times the disk full";
 
 pub(crate) async fn run<DB: Server>(folder: PathBuf) -> anyhow::Result<()> {
     let (seed, length) = (seed()?, length()?);
@@ -66,12 +72,13 @@ pub(crate) async fn run<DB: Server>(folder: PathBuf) -> anyhow::Result<()> {
     let (finish, finished) = oneshot::channel::<()>();
     let mut load = tokio::spawn(load::run::<DB>(place.clone(), Some(proxy.port()), finished));
     let disk = Disk::of_this_run();
-    let mut kinds = vec![Fault::Stop, Fault::Kill, Fault::End, Fault::End, Fault::Cut, Fault::Cut, Fault::Hold];
+    let mut kinds = vec![Fault::End, Fault::End, Fault::Cut, Fault::Cut, Fault::Hold];
     kinds.extend(disk.as_ref().map(|_| Fault::Fill));
     let filled = disk.as_ref().map(|_| FILLED);
     let done = Done::of([DB::STOPPED, KILLS, ENDED, CUT, HELD].into_iter().chain(filled));
-    let (deck, checks) = (Deck::new(kinds, seed), 0);
-    let mut injector = Injector { control, place, proxy, disk, deck, checks, done };
+    let (deck, restarts) = (Deck::new(kinds, seed), Deck::new(vec![Fault::Stop, Fault::Kill], seed));
+    let (restart_at, checks) = (Instant::now(), 0);
+    let mut injector = Injector { control, place, proxy, disk, deck, restarts, restart_at, checks, done };
     tokio::select! {
         ended = &mut load => {
             ended.context("the load panicked")??;
@@ -91,10 +98,11 @@ pub(crate) async fn run<DB: Server>(folder: PathBuf) -> anyhow::Result<()> {
 impl Injector {
     async fn inject<DB: Server>(&mut self, length: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
-        while began.elapsed() < length || !self.deck.has_shown_all() {
-            let pause = self.deck.millis(scaled(500, 2_000), scaled(2_500, 12_000));
+        self.restart_at += self.restarts.millis(LEAST_UPTIME_MS, MOST_UPTIME_MS);
+        while began.elapsed() < length || !self.deck.has_shown_all() || !self.restarts.has_shown_all() {
+            let pause = self.deck.millis(scaled(500, 2_000), scaled(2_500, 8_000));
             tokio::time::sleep(pause).await;
-            let (fault, began) = (self.deck.draw(), ledger::now());
+            let (fault, began) = (self.next(), ledger::now());
             self.one::<DB>(fault).await.with_context(|| format!("injecting {fault:?}"))?;
             self.done.end(&self.place, &format!("{fault:?}"), began)?;
             if fault != Fault::Cut && self.deck.rng.bool() {
@@ -102,6 +110,14 @@ impl Injector {
             }
         }
         Ok(())
+    }
+
+    fn next(&mut self) -> Fault {
+        if Instant::now() < self.restart_at {
+            return self.deck.draw();
+        }
+        self.restart_at = Instant::now() + self.restarts.millis(LEAST_UPTIME_MS, MOST_UPTIME_MS);
+        self.restarts.draw()
     }
 
     async fn one<DB: Server>(&mut self, fault: Fault) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::done::Done;
 use super::place::Place;
 use super::process::Process;
-use super::report::{self, Report};
+use super::report::{self, FILLED, Report};
 use super::site::{Patience, Site};
 use super::{journal, ledger, length, load, scaled, seed};
 
@@ -49,7 +49,6 @@ struct Injector {
 const KILLS: &str = "kills";
 const HELD: &str = "times the file held";
 const FULL: &str = "times the database full";
-const FILLED: &str = "times the disk full";
 
 pub(crate) async fn run(folder: PathBuf) -> anyhow::Result<()> {
     let (seed, length, disk) = (seed()?, length()?, Disk::of_this_run());

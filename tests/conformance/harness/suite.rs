@@ -112,6 +112,8 @@ where
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|fault| Failed::from(format!("no runtime: {fault}")))?;
     let db = runtime.block_on(TestDb::<DB>::create(mode)).map_err(|fault| failed("setting up", &fault))?;
+    let chance = chance();
+    fastrand::seed(chance);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             match tokio::time::timeout(limit(), body(db.clone())).await {
@@ -121,6 +123,9 @@ where
         })
     }));
     let passed = matches!(outcome, Ok(Ok(())));
+    if !passed {
+        eprintln!("{mode}: a clause failed with {CHANCE}={chance}");
+    }
     let checked = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             let checked = if passed { db.check_invariants().await } else { Ok(()) };
@@ -132,6 +137,13 @@ where
     runtime.shutdown_timeout(Duration::from_secs(5));
     outcome.unwrap_or_else(|panic| resume_unwind(panic))?;
     checked.unwrap_or_else(|panic| resume_unwind(panic)).map_err(|fault| failed("after the clause", &fault))
+}
+
+/// The seed of what a clause leaves to chance itself; its tasks have chances of their own.
+const CHANCE: &str = "SAGASTORE_TEST_CHANCE";
+
+fn chance() -> u64 {
+    std::env::var(CHANCE).ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..))
 }
 
 fn failed(when: &str, fault: &anyhow::Error) -> Failed {

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
+use sagastore::Error;
 use sagastore::lock::lease::{Lease, LeaseState};
 use sagastore::lock::resource::{ResourceLocker, ResourceLockerSettings};
-use sagastore::lock::{ClientId, DatabaseLock, Lock, Namespace, Purge, ResourceId};
+use sagastore::lock::{
+    ClientId, DEFAULT_LEASE_NAMESPACE, DatabaseLock, Fence, FencingToken, Lock, Namespace, Purge, Resource, ResourceId,
+};
 
 use super::Moment;
 use crate::desk::Desk;
@@ -16,6 +19,10 @@ use crate::site::Site;
 
 /// Longer than any run: what expires, expires because the scenario lets time pass.
 const LENGTH: Duration = Duration::from_secs(1800);
+
+/// What is locked as a resource, and where.
+const THING: &str = "thing";
+const THINGS: &str = "things";
 
 /// A purge comes when it wants to; here everything is to come in the same order each time.
 struct NoPurge;
@@ -50,10 +57,10 @@ pub(super) async fn work<DB: Site>(desk: &Desk<DB>) -> anyhow::Result<()> {
     let kept = lock.obtain(&id("kept")?, &client).await?.lease().context("it is held")?;
     note(desk, &kept)?;
 
-    let things = Arc::new(lock.with_namespace(Namespace::new("things")?));
+    let things = Arc::new(lock.with_namespace(Namespace::new(THINGS)?));
     let locker = ResourceLocker::with_parts(things, Arc::new(NoPurge), ResourceLockerSettings::default());
     for _ in 0..2 {
-        let lease = locker.acquire(&id("thing")?, &client).await?;
+        let lease = locker.acquire(&id(THING)?, &client).await?;
         note(desk, &lease)?;
         let lease = locker.renew(&lease).await?.context("the lock is lost")?;
         ensure!(locker.unlock(&lease).await?, "the lock is lost");
@@ -62,13 +69,27 @@ pub(super) async fn work<DB: Site>(desk: &Desk<DB>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whoever has an older token, as the process that was killed, writes nothing any more.
+async fn is_refused<DB: Site>(desk: &Desk<DB>, resource: &str, token: i64) -> anyhow::Result<()> {
+    let namespace = Namespace::new(if resource == THING { THINGS } else { DEFAULT_LEASE_NAMESPACE })?;
+    let fence = Fence { resource: Resource { namespace, id: id(resource)? }, token: FencingToken::new(token) };
+    let mut tx = desk.persister().begin(&desk.pool).await?;
+    let held = fence.hold(&mut tx).await;
+    ensure!(matches!(held, Err(Error::Fenced { .. })), "{resource}: the old token {token} fences: {held:?}");
+    Ok(())
+}
+
 pub(super) async fn check<DB: Site>(desk: &Desk<DB>, moment: Moment) -> anyhow::Result<()> {
-    let mut last = HashMap::<String, i64>::new();
+    let (mut last, mut stale) = (HashMap::<String, i64>::new(), Vec::new());
     for line in desk.journal.noted("token")? {
         let (resource, token) = line.split_once(' ').context("a torn line")?;
         let token = token.parse()?;
         let before = last.insert(resource.to_owned(), token);
         ensure!(before.is_none_or(|before| before < token), "{resource}: token {token} after {before:?}");
+        stale.extend(before.map(|before| (resource.to_owned(), before)));
+    }
+    for (resource, token) in stale {
+        is_refused(desk, &resource, token).await?;
     }
     let lock = DatabaseLock::new(desk.pool.clone());
     for status in lock.statuses(None, 10).await? {

@@ -4,6 +4,7 @@ pub(crate) mod guarded;
 pub(crate) mod kind;
 pub(crate) mod leases;
 mod manner;
+pub(crate) mod operator;
 pub(crate) mod purger;
 #[cfg(feature = "postgres")]
 pub(crate) mod session;

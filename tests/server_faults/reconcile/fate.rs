@@ -78,7 +78,12 @@ impl Fates {
                 self.note(why);
             }
             Told::Erred(why) => self.note(why),
-            Told::Granted(..) | Told::Wrote(..) | Told::Refused(_) | Told::Overlap(_) | Told::Went => {}
+            Told::Granted(..)
+            | Told::Wrote(..)
+            | Told::Refused(_)
+            | Told::Overlap(_)
+            | Told::Revived(_)
+            | Told::Went => {}
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, ensure};
 use sagastore::check::check_data;
 use sagastore::verify_replay::ReplayVerifier;
-use sagastore::{MessageId, OutboxRepository, Persister};
+use sagastore::{MessageId, Persister};
 use sqlx::Pool;
 
 use self::deliveries::Deliveries;
@@ -35,6 +35,8 @@ pub(crate) struct Outcome {
     /// How often a message came again that was handled.
     pub(crate) again: usize,
     pub(crate) deliveries: Deliveries,
+    /// How often a dead letter was retried.
+    pub(crate) revived: u64,
     pub(crate) tokens: usize,
     pub(crate) refused: usize,
     pub(crate) fenced_writes: usize,
@@ -70,6 +72,8 @@ pub(crate) async fn reconcile<DB: Site>(place: &Place) -> anyhow::Result<Outcome
     stored.check_keys::<DB>(&pool).await?;
     outcome.deliveries = Deliveries::compare(&stored.streams, &journal::read(&place.journal())?)?;
     outcome.tokens = leases::check(&entries)?;
+    let revived = entries.iter().map(|entry| if let ledger::Told::Revived(count) = entry.told { count } else { 0 });
+    outcome.revived = revived.sum();
     outcome.refused = entries.iter().filter(|entry| matches!(entry.told, ledger::Told::Refused(_))).count();
     outcome.fenced_writes = locks::check(&pool, &entries).await?;
     outcome.snapshots = check(&pool).await?;
@@ -94,13 +98,10 @@ async fn handle_again<DB: Site>(pool: &Pool<DB>, fates: &Fates, stored: &Stored)
 }
 
 async fn deliver_the_rest<DB: Site>(place: &Place, pool: &Pool<DB>) -> anyhow::Result<()> {
-    let (dispatcher, store) = (journal::dispatcher(place, pool.clone(), 0)?, DB::Store::default());
-    let began = std::time::Instant::now();
+    let (dispatcher, began) = (journal::dispatcher(place, pool.clone(), 0)?, std::time::Instant::now());
     loop {
         let _ = dispatcher.dispatch_once().await?;
-        let mut conn = pool.acquire().await?;
-        ensure!(store.dead_letters(&mut conn, None, 1).await?.is_empty(), "a message ran out of attempts");
-        let waiting = store.stats(&mut conn).await?.pending;
+        let waiting = journal::waiting(pool).await?;
         if waiting == 0 {
             return Ok(());
         }
