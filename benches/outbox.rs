@@ -163,8 +163,7 @@ impl Relay {
 
 fn settings(dispatchers: u32, batch: u32, poll: Duration) -> DispatcherSettings {
     let settings = DispatcherSettings::default().with_dispatchers(dispatchers).and_then(|set| set.with_batch(batch));
-    let workers = std::env::var("SPIKE_WORKERS").map_or(4, |n| n.parse().unwrap());
-    settings.and_then(|set| set.with_workers(workers)).and_then(|set| set.with_poll_interval(poll)).expect("valid")
+    settings.and_then(|set| set.with_poll_interval(poll)).expect("valid")
 }
 
 fn dispatcher<B: Bed>(bed: &B, number: u32, emitter: impl Emitter + 'static) -> Dispatcher<B::Driver> {
