@@ -55,6 +55,9 @@ pub use pool::{FILE_CONNECTIONS, after_release, connect_options, pool_options};
 /// SQLite has one writer at a time: writing transactions should begin with `BEGIN IMMEDIATE`, as
 /// those of [`Persister::begin`](crate::Persister::begin) do. In a deferred transaction that read
 /// first, a write that finds the database changed is a conflict.
+///
+/// Units of work that the store commits by itself ([`MessageStore::commit_alone`](crate::MessageStore::commit_alone)) wait for each other in
+/// order, for 100 ms at the most, before they wait for the file. So a store, and a persister with it, should serve one file.
 #[derive(Clone, Debug, Default)]
 pub struct SqliteStore {
     limits: Limits,

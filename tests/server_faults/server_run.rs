@@ -104,6 +104,9 @@ impl Injector {
             tokio::time::sleep(pause).await;
             let (fault, began) = (self.next(), ledger::now());
             self.one::<DB>(fault).await.with_context(|| format!("injecting {fault:?}"))?;
+            if matches!(fault, Fault::Stop | Fault::Kill) {
+                self.restart_at = Instant::now() + self.restarts.millis(LEAST_UPTIME_MS, MOST_UPTIME_MS);
+            }
             self.done.end(&self.place, &format!("{fault:?}"), began)?;
             if fault != Fault::Cut && self.deck.rng.bool() {
                 self.check::<DB>().await?;
@@ -116,7 +119,6 @@ impl Injector {
         if Instant::now() < self.restart_at {
             return self.deck.draw();
         }
-        self.restart_at = Instant::now() + self.restarts.millis(LEAST_UPTIME_MS, MOST_UPTIME_MS);
         self.restarts.draw()
     }
 
