@@ -38,7 +38,7 @@ pub(crate) fn dispatcher<DB: Site>(place: &Place, pool: Pool<DB>, number: u32) -
     let emitter = emitter_fn(move |record: OutboxRecord| {
         let journal = Arc::clone(&journal);
         async move {
-            let is_poison = record.envelope.message_id.as_uuid().as_u128() % POISON == 0;
+            let is_poison = record.envelope.message_id.as_uuid().as_u128().is_multiple_of(POISON);
             if fastrand::u32(..REFUSALS) == 0 || is_poison && fastrand::u32(..POISON_TAKEN) > 0 {
                 return Err(io::Error::other("refused"));
             }
