@@ -1,6 +1,11 @@
 //! What the databases of the trials hold.
 
-use sagastore::{Envelope, InstanceId, MessageKind, NewOutboxRecord, OutboxRepository, Persister, Saga, message_types};
+use std::time::Duration;
+
+use sagastore::{
+    Cause, Envelope, HandleMessage, InstanceId, MessageHandler, MessageKind, NewOutboxRecord, OutboxRepository,
+    ParkAfter, Persister, Saga, UnitOfWork, message_types,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::Pool;
 
@@ -41,6 +46,38 @@ impl Saga for Diary {
     fn is_complete(&self, notes: &Vec<String>) -> bool {
         notes.iter().any(|note| note == "the end")
     }
+}
+
+impl HandleMessage for Diary {
+    type Message = Noted;
+
+    fn is_trigger(&self, _: &Noted) -> bool {
+        true
+    }
+
+    /// Notes the first one, and schedules a reminder; fails with what stands before the bar in any other.
+    fn handle(&self, unit: &mut UnitOfWork<'_, Self>, message: &Noted) -> Result<(), Cause> {
+        let Noted::Noted { note } = message;
+        if !unit.instance().data.is_empty() {
+            return Err(note.split('|').next().unwrap_or_default().into());
+        }
+        unit.publish(message.clone())?;
+        unit.schedule("reminder", message, Duration::from_secs(3600))?;
+        Ok(())
+    }
+}
+
+/// Handles messages for the diary of this id, and parks them when they fail.
+pub(crate) fn handler<DB: Site>(id: &'static str) -> anyhow::Result<MessageHandler<Diary, DB>> {
+    let handler =
+        MessageHandler::direct(Diary, Persister::<DB>::new(), move |_: &Noted| InstanceId::new(id).map(Some))?;
+    Ok(handler.park_after(ParkAfter { tries: 1, delay: Duration::ZERO }))
+}
+
+/// A message for it.
+pub(crate) fn to_note(note: &str) -> anyhow::Result<Envelope> {
+    let payload = serde_json::to_vec(&Noted::Noted { note: note.to_owned() })?;
+    Ok(Envelope::new(MessageKind::Command, "Noted", 1, "application/json", payload)?)
 }
 
 /// One unit of work with an event, a command and a message that was handled.

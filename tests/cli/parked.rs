@@ -1,48 +1,20 @@
 //! Parked messages and timeouts, as the command shows them.
 
-use std::time::Duration;
-
 use anyhow::ensure;
-use sagastore::{
-    Cause, Envelope, HandleMessage, InstanceId, MessageHandler, MessageKind, ParkAfter, Persister, UnitOfWork,
-};
 
 use crate::command::{fine, run, run_showing};
-use crate::fill::{Diary, Noted};
+use crate::fill::{handler, to_note};
 use crate::secrets::SECRET;
 use crate::site::Site;
-
-impl HandleMessage for Diary {
-    type Message = Noted;
-
-    fn is_trigger(&self, _: &Noted) -> bool {
-        true
-    }
-
-    /// Fails once a page is written, and schedules a reminder with the first.
-    fn handle(&self, unit: &mut UnitOfWork<'_, Self>, message: &Noted) -> Result<(), Cause> {
-        if !unit.instance().data.is_empty() {
-            return Err("the pen is dry".into());
-        }
-        unit.publish(message.clone())?;
-        unit.schedule("reminder", message, Duration::from_secs(3600))?;
-        Ok(())
-    }
-}
 
 pub(crate) async fn parked<DB: Site>() -> anyhow::Result<()> {
     let place = DB::create().await?;
     let url = &place.url;
     fine(url, &["migrate"])?;
     let pool = DB::connect(&place).await?;
-    let handler = MessageHandler::direct(Diary, Persister::<DB>::new(), |_: &Noted| InstanceId::new("1").map(Some))?;
-    let handler = handler.park_after(ParkAfter { tries: 1, delay: Duration::ZERO });
-    let message = || {
-        let payload = serde_json::to_vec(&Noted::Noted { note: SECRET.to_owned() })?;
-        anyhow::Ok(Envelope::new(MessageKind::Command, "Noted", 1, "application/json", payload)?)
-    };
+    let (handler, note) = (handler::<DB>("1")?, format!("the pen is dry|{SECRET}"));
     for is_parked in [false, true, true] {
-        ensure!(handler.handle(&pool, &message()?).await?.is_parked() == is_parked);
+        ensure!(handler.handle(&pool, &to_note(&note)?).await?.is_parked() == is_parked);
     }
 
     let listed = fine(url, &["parked"])?;
@@ -57,7 +29,7 @@ pub(crate) async fn parked<DB: Site>() -> anyhow::Result<()> {
     }
     let objects = run_showing(url, &["show", "1", "--json", "--payloads"])?.objects();
     let timeout = objects.iter().find_map(|object| object.get("timeout"));
-    ensure!(timeout.is_some_and(|timeout| timeout["payload"]["Noted"]["note"] == SECRET), "{objects:?}");
+    ensure!(timeout.is_some_and(|timeout| timeout["payload"]["Noted"]["note"] == note), "{objects:?}");
     let outbox = fine(url, &["outbox"])?;
     ensure!(outbox.out.contains("timeouts that wait:  1, 0 of them overdue"), "{outbox:?}");
 

@@ -25,7 +25,7 @@ use super::window::Window;
 
 pub(crate) const INSTANCES: u32 = 1_000_000;
 const CLIENTS: u64 = 8;
-pub(crate) const CONNECTIONS: u32 = 12;
+const CONNECTIONS: u32 = 12;
 const WINDOWS: u32 = 10;
 /// One unit of work in so many is loaded once more, which is timed alone.
 const LOADS: u32 = 20;
