@@ -366,8 +366,10 @@ async fn instances_in_memory_are_committed_together(db: TestDb<Sqlite>) -> Claus
             assert_eq!(revision(&answer), revision_after);
         }
         if revision_after > 1 {
-            // The first alone, and the others at one time.
-            assert_eq!(db.count("SELECT COUNT(DISTINCT recorded_at) FROM saga_commit").await?, before + 2);
+            // The first alone, and the others with one statement, each of which has one time. Two may have the same, and
+            // a call that is held up on its way to the queue is written by itself.
+            let times = db.count("SELECT COUNT(DISTINCT recorded_at) FROM saga_commit").await? - before;
+            ensure!((1..=3).contains(&times), "six calls were written at {times} times");
         }
     }
     // Each of them was in memory until somebody else wrote.
