@@ -11,6 +11,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Sqlite, SqlitePool};
 
 const LEASE: Duration = Duration::from_millis(300);
+const LONG_LEASE: Duration = Duration::from_secs(60);
 
 /// Writes what the holder computed; with a lease only while that is current.
 async fn write(pool: &SqlitePool, report: &str, fence: Option<&Lease>) -> Result<(), Error> {
@@ -47,7 +48,8 @@ async fn main() -> Result<()> {
     // As a stopped virtual machine, or a process without CPU: A renews nothing, and does not know it.
     let often = ExponentialBackoff::new(LEASE / 6, 1.0, 12)?;
     let host_b = ClientId::new("host B")?;
-    let current = lock.obtain_with_backoff(&nightly, &host_b, &often).await?.lease().context("it is held")?;
+    let calm = lock.clone().with_length(LONG_LEASE)?;
+    let current = calm.obtain_with_backoff(&nightly, &host_b, &often).await?.lease().context("it is held")?;
     println!("host B took it over with token {}", current.sequence);
     ensure!(current.sequence > zombie.sequence);
     write(&pool, "by B", Some(&current)).await?;

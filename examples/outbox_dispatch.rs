@@ -70,7 +70,7 @@ async fn main() -> Result<()> {
     // Parcel 7 cannot be delivered until somebody repairs the other side.
     let (mut places, mut refused, mut repaired) = (HashMap::<String, Vec<u32>>::new(), 0, false);
     while places.values().map(Vec::len).sum::<usize>() < PARCELS * SCANS as usize {
-        let waiting = tokio::time::timeout(Duration::from_secs(1), received.recv());
+        let waiting = tokio::time::timeout(Duration::from_secs(if repaired { 20 } else { 3 }), received.recv());
         let Ok(Some(delivery)) = waiting.await else {
             ensure!(!repaired, "the outbox is stuck");
             let store = sagastore::sqlite::SqliteStore::default();

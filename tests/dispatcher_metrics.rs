@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, NoopRecorder, Recorder, SharedString, Unit};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -42,8 +42,22 @@ async fn deliveries_failures_and_age_of_the_oldest_are_counted_and_measured() {
     });
     let retry = DeliveryRetry::new(2, 1, Duration::ZERO, Duration::ZERO, 0.0).expect("valid");
     let settings = DispatcherSettings::default().with_retry(retry);
-    let dispatcher = Dispatcher::new(pool, emitter).with_settings(settings);
-    dispatcher.run(tokio::time::sleep(Duration::from_secs(1))).await;
+    let dispatcher = Dispatcher::new(pool.clone(), emitter).with_settings(settings);
+    let relayed = async {
+        let (began, store) = (Instant::now(), SqliteStore::default());
+        while began.elapsed() < Duration::from_secs(30) {
+            let mut conn = pool.acquire().await.expect("connects");
+            let stats = store.stats(&mut conn).await.expect("answers");
+            drop(conn);
+            if (stats.pending, stats.dead_letters) == (0, 3) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Measuring comes after it.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    dispatcher.run(relayed).await;
 
     let snapshot = snapshotter.snapshot().into_vec();
     let value = |(key, _, _, value): (metrics_util::CompositeKey, _, _, DebugValue)| {

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use crate::backend::Backend;
@@ -73,6 +74,10 @@ fn classify(doing: &'static str, error: sqlx::Error) -> Error {
 /// By its SQLSTATE (PostgreSQL manual, appendix A).
 impl Judge for Postgres {
     fn judge(answer: &(dyn DatabaseError + 'static)) -> Fault {
+        // All sessions end, and what was being committed may be: as when the disk is full after the commit was written.
+        if answer.try_downcast_ref::<PgDatabaseError>().is_some_and(|answer| answer.severity() == PgSeverity::Panic) {
+            return Fault::Disconnected;
+        }
         match answer.code().as_deref().unwrap_or_default() {
             // undefined_table, undefined_column, undefined_function, invalid_schema_name
             "42P01" | "42703" | "42883" | "3F000" => Fault::SchemaMissing,

@@ -18,7 +18,7 @@ sqlite_clauses! {
 
 const BUSY_TIMEOUT: Duration = millis(200);
 /// Long before a second handful of such waits would be over.
-const SOON: Duration = millis(1000);
+const SOON: Duration = millis(3000);
 
 /// Each call waited 21 times, with the advised settings for three and a half minutes.
 async fn who_has_waited_for_a_busy_file_is_told_and_does_not_wait_again(db: TestDb<Sqlite>) -> Clause {

@@ -177,12 +177,12 @@ async fn a_pass_that_takes_longer_than_its_leases_delivers_everything<DB: Subjec
     let slow = sagastore::emitter::emitter_fn(move |record: sagastore::OutboxRecord| {
         let log = log.clone();
         async move {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(Duration::from_millis(600)).await;
             log.push(record);
             Ok::<_, std::io::Error>(())
         }
     });
-    let settings = quick().with_lease(Duration::from_secs(1))?.with_batch(2)?;
+    let settings = quick().with_lease(Duration::from_secs(3))?.with_batch(2)?;
     let dispatched = db.dispatcher(slow).with_settings(settings).dispatch_once().await?;
     assert_eq!(dispatched.delivered, 8);
     assert_eq!(sent.of("a"), (0..8).collect::<Vec<_>>());
@@ -199,7 +199,7 @@ async fn record_more<DB: Subject>(db: &TestDb<DB>, number: u32) -> anyhow::Resul
 
 /// A job that was to relay what is there, and to end, went on for as long as others recorded more.
 async fn a_pass_ends_however_much_is_recorded_meanwhile<DB: Subject>(db: TestDb<DB>) -> Clause {
-    const PENDING: u32 = 10;
+    const PENDING: u32 = 4;
     db.will_relay();
     for number in 0..PENDING {
         record_more(&db, number).await?;
@@ -215,7 +215,8 @@ async fn a_pass_ends_however_much_is_recorded_meanwhile<DB: Subject>(db: TestDb<
             anyhow::Ok(())
         }
     });
-    let dispatcher = db.dispatcher(emitter).with_settings(quick().with_workers(1)?);
+    let dispatcher =
+        db.dispatcher(emitter).with_settings(quick().with_workers(1)?.with_emit_timeout(Duration::from_secs(15))?);
     let pass = tokio::time::timeout(Duration::from_secs(60), dispatcher.dispatch_once()).await;
     let dispatched = pass.context("it goes on for ever")??;
     ensure!(dispatched.delivered >= u64::from(PENDING) * 3, "{dispatched:?}: what was there is not delivered");

@@ -64,14 +64,14 @@ async fn what_takes_longer_than_a_lease_is_finished_within_the_grace<DB: Subject
     db.will_relay();
     db.publish(&Counter, "a", [added(1)]).await?;
     let (emitter, mut sent) = ChannelEmitter::new(10);
-    let settings = quick().with_lease(Duration::from_secs(3))?.with_emit_timeout(Duration::from_secs(15))?;
+    let settings = quick().with_lease(Duration::from_secs(6))?.with_emit_timeout(Duration::from_secs(15))?;
     let settings = settings.with_stop_grace(Duration::from_secs(20));
     let relay = Relay::start(db.dispatcher(emitter).with_settings(settings.clone()));
     let under_way = sent.recv().await.context("nothing was sent")?;
     let stopping = tokio::spawn(relay.stop());
     let other = Sent::default();
     let heir = Relay::start(db.dispatcher(other.emitter()).with_settings(settings));
-    tokio::time::sleep(Duration::from_millis(5000)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(other.len(), 0, "what was under way was delivered twice");
     under_way.delivered();
     assert_eq!(stopping.await??.delivered, 1);

@@ -1,8 +1,10 @@
 //! Reading streams: pages, waiting, and what a reader sees beside a writer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sagastore::{EventStream, MessageStore, Offset, PAGE_BYTES, PAGE_COMMITS, StreamName};
+use tokio::sync::Notify;
 
 use crate::harness::sample::{command, event, event_of, stream};
 use crate::harness::{Clause, Subject, TestDb, clauses, scaled};
@@ -213,7 +215,7 @@ async fn a_waiting_reader_wakes_up_when_an_event_comes<DB: Subject>(db: TestDb<D
     let (offset, woken) = waiting.await??;
     assert_eq!(offset, Offset::of(1));
     // One interval, one read, and what a loaded machine adds.
-    assert!(woken - appended < interval + Duration::from_secs(2), "woken after {:?}", woken - appended);
+    assert!(woken - appended < interval + Duration::from_secs(10), "woken after {:?}", woken - appended);
     Ok(())
 }
 
@@ -225,7 +227,7 @@ async fn a_dropped_wait_ends_at_once_and_loses_nothing<DB: Subject>(db: TestDb<D
         let begun = Instant::now();
         let waited = tokio::time::timeout(Duration::from_millis(wait), reader.next(&store, db.pool())).await;
         assert!(waited.is_err(), "there is nothing to find");
-        assert!(begun.elapsed() < Duration::from_millis(wait + 1000));
+        assert!(begun.elapsed() < Duration::from_millis(wait + 10_000));
         db.check_invariants().await?;
     }
     db.append(&name, 1, &[event(1), event(2)]).await?;
@@ -238,10 +240,14 @@ async fn a_dropped_wait_ends_at_once_and_loses_nothing<DB: Subject>(db: TestDb<D
 async fn a_reader_beside_a_writer_sees_a_prefix_that_only_grows<DB: Subject>(db: TestDb<DB>) -> Clause {
     let (name, count) = (stream("a"), scaled(200, 2000));
     db.append(&name, 0, &[event(0)]).await?;
+    let scanned = Arc::new(Notify::new());
     let writer = tokio::spawn({
-        let (db, name) = (db.clone(), name.clone());
+        let (db, name, scanned) = (db.clone(), name.clone(), Arc::clone(&scanned));
         async move {
             for number in 1..count {
+                if number == count / 2 {
+                    scanned.notified().await;
+                }
                 db.append(&name, number, &[event(number)]).await?;
             }
             Ok::<_, sagastore::Error>(())
@@ -254,6 +260,7 @@ async fn a_reader_beside_a_writer_sees_a_prefix_that_only_grows<DB: Subject>(db:
         assert_eq!(found, (0..u64::try_from(found.len())?).collect::<Vec<_>>(), "no hole");
         let length = u32::try_from(found.len())?;
         assert!(length >= seen, "{seen} events were seen before, and {length} now");
+        scanned.notify_one();
         (seen, scans, fetch_size) = (length, scans + 1, (fetch_size * 3) % 500 + 1);
     }
     writer.await??;

@@ -151,7 +151,7 @@ async fn a_refused_write_is_no_transient_error<DB: Subject>(db: TestDb<DB>) -> C
 }
 
 async fn a_pool_without_free_connections_and_a_closed_one_are_told_apart<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let small = PoolOptions::<DB>::new().max_connections(1).acquire_timeout(Duration::from_millis(200));
+    let small = PoolOptions::<DB>::new().max_connections(1).acquire_timeout(Duration::from_secs(2));
     let pool = small.connect_with(db.home().options.clone()).await?;
     let (taken, persister) = (pool.acquire().await?, db.persister());
     let waited = add_one(&db, &pool).await;

@@ -63,7 +63,7 @@ async fn a_message_that_fails_is_delivered_again<DB: Subject>(db: TestDb<DB>) ->
     saga.broken.store(true, Ordering::Relaxed);
     send(&db, &[&book("1", "ann"), &fragile("1", "a"), &remark("1", "b")]).await?;
     let handlers = Handlers::new(db.pool().clone()).with(db.direct(&saga));
-    let later = DeliveryRetry::new(20, 1, Duration::from_millis(50), Duration::from_millis(50), 0.0)?;
+    let later = DeliveryRetry::new(20, 1, Duration::from_secs(1), Duration::from_secs(1), 0.0)?;
     let dispatcher = db.dispatcher(handlers).with_settings(quick().with_retry(later));
     let _ = dispatcher.dispatch_once().await?;
     ensure!(db.notes("1").await?.is_empty(), "what comes later waits");

@@ -126,10 +126,10 @@ async fn add_one<DB: Subject>(db: &TestDb<DB>, pool: &Pool<DB>) -> sagastore::Re
 async fn a_transaction_that_is_forgotten_is_ended<DB: Subject>(db: TestDb<DB>) -> Clause {
     let pool = connect(&db, 1).await?;
     let mut conn = pool.acquire().await?;
-    DB::execute(&mut conn, "SET idle_in_transaction_session_timeout = '200ms'".to_owned()).await?;
     let persister = db.persister();
     let mut tx = conn.begin().await?;
     assert!(persister.load_instance(&Counter, &mut tx, &instance("1")).await?.is_none());
+    DB::execute(&mut tx, "SET idle_in_transaction_session_timeout = '200ms'".to_owned()).await?;
     tokio::time::sleep(TEST_AFTER_IDLE).await;
     let ended = persister.load_instance(&Counter, &mut tx, &instance("1")).await.map(drop);
     assert!(ended.as_ref().is_err_and(Error::is_transient), "{ended:?}");

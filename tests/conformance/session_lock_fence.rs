@@ -5,6 +5,7 @@ use std::time::Duration;
 use sagastore::Error;
 use sagastore::postgres::session::TransactionLocker;
 use sqlx::{Connection, Postgres};
+use tokio::sync::Notify;
 
 use super::session_lock::{eventually, holders, key, locker, terminate, waiters, waiting};
 use crate::harness::{Clause, Subject, TestDb, assert_error, postgres_clauses};
@@ -145,12 +146,14 @@ async fn fenced_writes_of_a_dead_holder_never_follow_those_of_the_next(db: TestD
     for _ in 0..10 {
         lockers.push(locker(&db).await?);
     }
+    let last_holder = u32::try_from(lockers.len())? - 1;
     for (holder, locker) in (0..).zip(&lockers) {
         let lock = locker.lock(&key).await?;
         // What the holder before wrote, if it did, is seen at once.
         let seen = db.own_writes().await?;
         assert_eq!(seen, written, "holder {holder} was surprised");
         let (late, killer) = (db.clone(), db.clone());
+        let wrote = Notify::new();
         let (writes, kills) = tokio::join!(
             async {
                 let mut tx = late.begin().await?;
@@ -158,6 +161,7 @@ async fn fenced_writes_of_a_dead_holder_never_follow_those_of_the_next(db: TestD
                     return anyhow::Ok(false);
                 }
                 late.write_own(&mut tx, holder).await?;
+                wrote.notify_one();
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(60)).await;
                     tx.commit().await
@@ -165,7 +169,11 @@ async fn fenced_writes_of_a_dead_holder_never_follow_those_of_the_next(db: TestD
                 Ok(true)
             },
             async {
-                tokio::time::sleep(Duration::from_micros(u64::from(holder) * 400)).await;
+                if holder == last_holder {
+                    wrote.notified().await;
+                } else {
+                    tokio::time::sleep(Duration::from_micros(u64::from(holder) * 400)).await;
+                }
                 terminate(&killer, &key, true).await
             }
         );

@@ -33,7 +33,7 @@ async fn the_death_of_the_connection_is_told_soon(db: TestDb<Postgres>) -> Claus
     for lost in [locker_lost.await?, lock_lost.await?] {
         assert!(matches!(lost, Error::LockLost { .. }), "{lost:?}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < ANSWER_TIMEOUT, "it took {:?}", begun.elapsed());
     assert_error!(one.lock(&key).await, Error::LockLost { .. });
     assert_error!(one.try_lock(&key).await, Error::LockLost { .. });
     assert_error!(lock.fence(&mut db.begin().await?).await, Error::LockLost { .. });
@@ -136,7 +136,7 @@ async fn a_server_that_falls_silent_is_a_loss(db: TestDb<Postgres>) -> Clause {
     let begun = Instant::now();
     silence.send(())?;
     assert!(matches!(lost.await, Error::LockLost { .. }));
-    let limit = heartbeat + ANSWER_TIMEOUT + Duration::from_secs(2);
+    let limit = heartbeat + ANSWER_TIMEOUT + Duration::from_secs(10);
     assert!(begun.elapsed() < limit, "it took {:?}", begun.elapsed());
     // The server does not know yet; the holder does, and writes no more.
     assert_eq!(holders(&db, &key).await?, 1);

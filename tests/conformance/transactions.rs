@@ -136,7 +136,7 @@ where
                     break;
                 }
                 // What was dropped just before may go on in the database for a while.
-                Some(Err(Error::Conflict { .. })) => {}
+                Some(Err(Error::Conflict { .. } | Error::Contention { .. })) => {}
                 Some(Err(error)) => return Err(error.into()),
             }
             assert!(step < MAX_STEPS, "the call does not come to an end");

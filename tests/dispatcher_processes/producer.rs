@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use fastrand::Rng;
-use sagastore::{Envelope, InstanceId, Outbox, Persister, Saga, message_types};
+use sagastore::{Envelope, Error, InstanceId, Outbox, Persister, Saga, message_types};
 use serde::{Deserialize, Serialize};
 use sqlx::Pool;
 use tokio::task::JoinHandle;
@@ -78,15 +78,30 @@ async fn produce<DB: Site>(
     while !stop.load(Ordering::Relaxed) {
         let stream = random.u32(..streams).to_string();
         let id = InstanceId::new(&stream)?;
-        let mut tx = persister.begin(&pool).await?;
-        let mut unit = persister.begin_unit_of_work(&Tally, &mut tx, Outbox, &id).await?;
-        let (first, count) = (unit.instance().data, random.i64(1..=UNIT));
-        for number in first..first + count {
-            unit.publish(TallyEvent::Added { number })?;
+        match count_on(&persister, &pool, &id, random.i64(1..=UNIT)).await {
+            Ok(next) => _ = committed.insert(stream, next),
+            // The database chose it as the victim of a deadlock: nothing of it was done.
+            Err(Error::Contention { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        anyhow::ensure!(persister.save(&mut tx, unit).await?.is_changed(), "nothing was saved");
-        tx.commit().await?;
-        committed.insert(stream, first + count);
     }
     Ok(committed)
+}
+
+/// Publishes the next numbers of a stream, and gives the one after them.
+async fn count_on<DB: Site>(
+    persister: &Persister<DB>,
+    pool: &Pool<DB>,
+    id: &InstanceId,
+    count: i64,
+) -> Result<i64, Error> {
+    let mut tx = persister.begin(pool).await?;
+    let mut unit = persister.begin_unit_of_work(&Tally, &mut tx, Outbox, id).await?;
+    let first = unit.instance().data;
+    for number in first..first + count {
+        unit.publish(TallyEvent::Added { number })?;
+    }
+    assert!(persister.save(&mut tx, unit).await?.is_changed(), "nothing was saved");
+    tx.commit().await.map_err(|error| persister.store().classify("committing messages", error))?;
+    Ok(first + count)
 }

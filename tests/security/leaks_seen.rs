@@ -227,7 +227,7 @@ async fn emitters(urls: &str) {
 async fn nats_address(url: &str) {
     let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect(url).await.unwrap();
     // It connects in the background.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     drop(client);
 }
 

@@ -14,8 +14,8 @@ use super::site::{Patience, Site, raw_sql_verbs};
 impl Site for MySql {
     const KIND: &'static str = "mysql";
     const FOR_UPDATE: &'static str = "FOR UPDATE";
-    const FULL: &'static [&'static str] =
-        &["1114", "1021", "1026", "3", "20", "1030-no-space", "1180-no-space", "126-temporary", "1034-temporary"];
+    const FULL: &'static [&'static str] = &["1114", "1021", "1026", "3", "20"];
+    const DUPLICATE: &'static str = "1062";
     const PROVOKED: &'static [(&'static str, &'static str)] =
         &[("Timeout(1205)", "lock timeouts"), ("Timeout(1969)", "statement timeouts")];
     const PADDING: usize = 200;
@@ -42,14 +42,7 @@ impl Site for MySql {
     }
 
     fn code(error: &dyn DatabaseError) -> String {
-        let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() else { return String::new() };
-        let says = |text| error.message().contains(text);
-        match error.number() {
-            number @ (1030 | 1180) if says("No space left on device") => format!("{number}-no-space"),
-            // A statement's own table that could not be written to the disk is taken for damaged.
-            number @ (126 | 1034) if says("#sql") || says("(temporary)") => format!("{number}-temporary"),
-            number => number.to_string(),
-        }
+        error.try_downcast_ref::<MySqlDatabaseError>().map_or_else(String::new, |error| error.number().to_string())
     }
 
     raw_sql_verbs!();

@@ -16,6 +16,7 @@ impl Site for Postgres {
     const KIND: &'static str = "postgres";
     const FOR_UPDATE: &'static str = "FOR UPDATE";
     const FULL: &'static [&'static str] = &["53100"];
+    const DUPLICATE: &'static str = "23505";
     const PROVOKED: &'static [(&'static str, &'static str)] =
         &[("Timeout(55P03)", "lock timeouts"), ("Timeout(57014)", "statement timeouts")];
     const PADDING: usize = 200;

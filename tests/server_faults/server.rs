@@ -11,7 +11,7 @@ use super::site::Site;
 
 /// How long it may take until it answers again: it may have much to recover.
 const READY_WITHIN: Duration = Duration::from_secs(120);
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A database with a server.

@@ -27,6 +27,8 @@ pub(crate) trait Site: Backend {
     const FOR_UPDATE: &'static str;
     /// What the database says when it is full.
     const FULL: &'static [&'static str];
+    /// What it says when a row is there already.
+    const DUPLICATE: &'static str;
     /// Errors that must be seen, as they are written down, with what to call them.
     const PROVOKED: &'static [(&'static str, &'static str)];
     /// Bytes that each event has for nothing.

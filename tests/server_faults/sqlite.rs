@@ -16,8 +16,8 @@ use super::site::{Patience, Site, raw_sql_verbs};
 /// Shorter than others hold the file at times.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS: u32 = 6;
-/// What says that others hold the file, and how long it is tried again when it is to be opened.
-const BUSY: &str = "5";
+/// What says that others hold the file, or that the disk is full, and how long it is tried again when it is to be opened.
+const PASSING: [&str; 4] = ["5", "10", "13", "14"];
 const OPENED_WITHIN: Duration = Duration::from_secs(30);
 const OPENED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// More pages than any run fills.
@@ -32,6 +32,7 @@ impl Site for Sqlite {
     const KIND: &'static str = "sqlite";
     const FOR_UPDATE: &'static str = "";
     const FULL: &'static [&'static str] = &["13", "10"];
+    const DUPLICATE: &'static str = "19";
     const PROVOKED: &'static [(&'static str, &'static str)] =
         &[("Contention(5)", "times busy"), ("Storage(13)", "times full")];
     /// The log is to become large.
@@ -59,8 +60,11 @@ impl Site for Sqlite {
         let began = Instant::now();
         loop {
             match pool.clone().connect_with(options.clone()).await {
-                // The load may be started while the file is held, or while another connection recovers it.
-                Err(sqlx::Error::Database(error)) if Self::code(&*error) == BUSY && began.elapsed() < OPENED_WITHIN => {
+                // The load may be started while the file is held, while another connection recovers it, or while the
+                // disk is full.
+                Err(sqlx::Error::Database(error))
+                    if PASSING.contains(&Self::code(&*error).as_str()) && began.elapsed() < OPENED_WITHIN =>
+                {
                     tokio::time::sleep(OPENED_AGAIN_AFTER).await;
                 }
                 opened => return Ok(opened?),

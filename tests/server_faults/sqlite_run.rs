@@ -93,7 +93,7 @@ impl Injector {
                 Sqlite::execute(&mut conn, "BEGIN IMMEDIATE".to_owned()).await?;
                 self.done.add(HELD, 1);
                 // Up to longer than the load waits.
-                tokio::time::sleep(self.deck.millis(500, 2_500)).await;
+                tokio::time::sleep(self.deck.millis(1_300, 2_500)).await;
                 Sqlite::execute(&mut conn, "ROLLBACK".to_owned()).await?;
                 Ok(conn.close().await?)
             }

@@ -57,7 +57,7 @@ make_postgres_data() {
   write_secret "$1/new-password" "$postgres_user" <<<"$2"
   # Not to be interrupted: cut short, it leaves shared memory behind. `timeout` also
   # takes it out of reach of a Ctrl-C.
-  timeout 120 "${as[@]}" "$postgres_folder/initdb" -D "$1/data" -U saga \
+  timeout 600 "${as[@]}" "$postgres_folder/initdb" --no-sync -D "$1/data" -U saga \
     --auth="$3" --pwfile="$1/new-password" --encoding=UTF8 --locale=C.UTF-8 \
     >"$work/initdb.log" 2>&1 || fail_with_log "postgres: initdb failed" "$work/initdb.log"
   rm -f "$1/new-password"

@@ -10,7 +10,7 @@ use sagastore::{CommitNumber, Envelope, MessageId, MessageStore, Offset, OutboxR
 use super::{Subject, TestDb};
 
 /// How long connections and transactions may take to come home.
-const QUIET_WITHIN: Duration = Duration::from_secs(10);
+const QUIET_WITHIN: Duration = Duration::from_secs(60);
 /// How many events or records are read at once.
 const PAGE: u32 = 1000;
 

@@ -10,9 +10,9 @@ use super::mode::{Kind, Mode};
 use super::subject::{Home, Subject, TextRow, as_text, raw_sql_verbs};
 
 /// How long a writer waits for another one.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an operation waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(90);
 
 fn options(folder: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()

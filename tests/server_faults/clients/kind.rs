@@ -31,10 +31,21 @@ pub(crate) fn own<DB: Site>(error: sqlx::Error) -> String {
     format!("{OWN}{}", kind::<DB>(&error))
 }
 
-/// Whether the library may answer so while its database fails: that it may be tried again, or that the disk is full.
-pub(crate) fn is_expected<DB: Site>(kind: &str) -> bool {
+/// Whether the library may answer so while its database fails: that it may be tried again, or that the disk is full. While
+/// it is, a server may say whatever it likes: of its temporary tables it says that they are damaged.
+pub(crate) fn is_expected<DB: Site>(kind: &str, disk_is_full: bool) -> bool {
+    let (name, code) = split(kind);
+    PASSING.contains(&name) || OF_FULL_DISKS.contains(&name) && (disk_is_full || DB::FULL.contains(&code))
+}
+
+/// Whether a row of the client's own was there already.
+pub(crate) fn is_duplicate<DB: Site>(kind: &str) -> bool {
+    split(kind).1 == DB::DUPLICATE
+}
+
+/// The variant and the code.
+fn split(kind: &str) -> (&str, &str) {
     let kind = kind.strip_prefix(OWN).unwrap_or(kind);
     let (name, code) = kind.split_once('(').unwrap_or((kind, ""));
-    let full = DB::FULL.contains(&code.trim_end_matches(')'));
-    PASSING.contains(&name) || full && OF_FULL_DISKS.contains(&name)
+    (name, code.trim_end_matches(')'))
 }

@@ -1,12 +1,13 @@
 //! What became of each message, as its client was told.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, ensure};
 
 use super::Of;
 use crate::clients::Manner;
-use crate::clients::kind::is_expected;
+use crate::clients::kind::{is_duplicate, is_expected};
 use crate::ledger::{Entry, Told};
 use crate::site::Site;
 
@@ -41,18 +42,17 @@ pub(crate) struct Fates {
 }
 
 impl Fates {
-    pub(crate) fn of<DB: Site>(entries: &[Entry]) -> anyhow::Result<Self> {
+    /// `full` are the times at which the disk was full.
+    pub(crate) fn of<DB: Site>(entries: &[Entry], full: &[RangeInclusive<u64>]) -> anyhow::Result<Self> {
         let mut fates = Self::default();
         for entry in entries {
-            fates.add(&entry.told).with_context(|| format!("{entry}"))?;
-        }
-        for (kind, (count, first)) in &fates.errors {
-            ensure!(is_expected::<DB>(kind), "{count} calls were told {first:?}");
+            let is_full = full.iter().any(|time| time.contains(&entry.at));
+            fates.add::<DB>(&entry.told, is_full).with_context(|| format!("{entry}"))?;
         }
         Ok(fates)
     }
 
-    fn add(&mut self, told: &Told) -> anyhow::Result<()> {
+    fn add<DB: Site>(&mut self, told: &Told, disk_is_full: bool) -> anyhow::Result<()> {
         match told {
             Told::Tries(message, manner, name) => {
                 let (manner, name) = (*manner, name.clone());
@@ -72,12 +72,18 @@ impl Fates {
             }
             Told::Failed(message, maybe, why) => {
                 let fate = self.of.get_mut(message).context("it was not tried")?;
+                let may_be_there = fate.maybe;
                 fate.maybe |= maybe;
                 fate.open = false;
                 fate.failures.push(why.clone());
-                self.note(why);
+                let kind = self.note(why);
+                // The try before may be committed while this one goes on.
+                let is_late = may_be_there && is_duplicate::<DB>(kind);
+                ensure!(is_late || is_expected::<DB>(kind, disk_is_full), "it was told {why:?}");
             }
-            Told::Erred(why) => self.note(why),
+            Told::Erred(why) => {
+                ensure!(is_expected::<DB>(self.note(why), disk_is_full), "it was told {why:?}");
+            }
             Told::Granted(..)
             | Told::Wrote(..)
             | Told::Refused(_)
@@ -88,8 +94,10 @@ impl Fates {
         Ok(())
     }
 
-    fn note(&mut self, why: &str) {
-        let kind = why.split(' ').next().unwrap_or_default().to_owned();
-        self.errors.entry(kind).or_insert_with(|| (0, why.to_owned())).0 += 1;
+    /// Gives its kind.
+    fn note<'a>(&mut self, why: &'a str) -> &'a str {
+        let kind = why.split(' ').next().unwrap_or_default();
+        self.errors.entry(kind.to_owned()).or_insert_with(|| (0, why.to_owned())).0 += 1;
+        kind
     }
 }

@@ -23,6 +23,11 @@ use super::site::{Patience, Site};
 use super::tally::{KEYED, NAMED};
 use super::{journal, ledger};
 
+/// The fault that fills the disk, as it is written down.
+const DISK_FULL: &str = "Fill";
+/// How long after it a client may be told of it.
+const TOLD_LATE_MS: u64 = 5_000;
+
 /// What comparing came to.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -48,7 +53,7 @@ pub(crate) struct Outcome {
 pub(crate) async fn reconcile<DB: Site>(place: &Place) -> anyhow::Result<Outcome> {
     let pool = DB::connect(place, None, Patience::Advised).await?;
     let entries = ledger::read(&place.ledger(), 0)?;
-    let fates = Fates::of::<DB>(&entries)?;
+    let fates = Fates::of::<DB>(&entries, &place.times_of(DISK_FULL, TOLD_LATE_MS)?)?;
     let mut outcome = Outcome { again: fates.again, errors: fates.errors.clone(), ..Outcome::default() };
     let stored = Stored::read(&pool, &fates.of).await?;
     for (message, fate) in &fates.of {

@@ -33,10 +33,10 @@ case $1 in
     ;;
   stop)
     ! pid=$(running) || kill -TERM "$pid"
-    wait_gone 400
+    wait_gone 2400
     ;;
   kill)
     ! pid=$(running) || kill -KILL "$pid"
-    wait_gone 200
+    wait_gone 1200
     ;;
 esac
