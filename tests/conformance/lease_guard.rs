@@ -25,20 +25,20 @@ clauses! {
 }
 
 /// How late a timer may be on a busy machine.
-const LATE: Duration = Duration::from_millis(40);
+const LATE: Duration = Duration::from_millis(150);
 
 fn guard<DB: Subject>(lock: &DatabaseLock<DB>, lease: sagastore::lock::lease::Lease) -> LeaseGuard {
     LeaseGuard::new(Arc::new(lock.clone()), lease)
 }
 
 async fn a_guarded_lease_is_held_for_as_long_as_the_work_lasts<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let length = Duration::from_secs(1);
+    let length = Duration::from_secs(4);
     let lock = db.lock(length);
     let lease = obtain(&lock, "r", "a").await?;
     let guard = guard(&lock, lease.clone());
     let begun = Instant::now();
     let work = async {
-        while begun.elapsed() < 3 * length {
+        while begun.elapsed() < length * 5 / 4 {
             assert_eq!(lock.obtain_no_wait(&resource("r"), &client("b")).await?, Obtained::Held);
             tokio::time::sleep(millis(50)).await;
         }
@@ -53,7 +53,7 @@ async fn a_guarded_lease_is_held_for_as_long_as_the_work_lasts<DB: Subject>(db: 
 }
 
 async fn work_is_cancelled_when_the_row_is_deleted_under_it<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let length = Duration::from_secs(2);
+    let length = Duration::from_secs(6);
     let lock = db.lock(length);
     let guard = guard(&lock, obtain(&lock, "r", "a").await?);
     db.delete_lease("r").await?;
@@ -71,7 +71,7 @@ async fn work_is_cancelled_when_the_row_is_deleted_under_it<DB: Subject>(db: Tes
 }
 
 async fn work_is_cancelled_when_the_lease_is_taken_over<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let length = Duration::from_secs(2);
+    let length = Duration::from_secs(6);
     let lock = db.lock(length);
     let guard = guard(&lock, obtain(&lock, "r", "a").await?);
     db.shift_lease("r", -600).await?;
@@ -124,43 +124,47 @@ async fn work_ends_no_later_than_the_trust_in_the_lease_when_the_database_is_sil
 }
 
 async fn a_release_during_a_renewal_leaves_nothing_held<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let lock = db.lock(millis(90));
-    let mut released = 0;
+    let (mut length, mut released) = (millis(90), 0);
     let rounds = scaled(60, 1000);
     for round in 0..rounds {
+        let lock = db.lock(length);
         let lease = wait_for_lease(&lock, "r", &format!("round {round}")).await?;
         let guard = guard(&lock, lease);
         // A renewal begins after a third of the length.
-        tokio::time::sleep(millis(29) + Duration::from_micros(fastrand::u64(0..3000))).await;
-        // On a busy machine it may be lost before.
-        released += u32::from(guard.release().await?);
+        tokio::time::sleep(length / 3 - millis(1) + Duration::from_micros(fastrand::u64(0..3000))).await;
+        if guard.release().await? {
+            released += 1;
+        } else {
+            // On a busy machine it may be lost before.
+            length = (2 * length).min(Duration::from_secs(10));
+        }
         let before = db.lease_row("r").await?;
         tokio::time::sleep(millis(3)).await;
         assert_eq!(db.lease_row("r").await?, before, "round {round}");
     }
     ensure!(released > rounds / 2, "{released} of {rounds} leases were released in time");
-    let state = lock.status(&resource("r")).await?.context("gone")?.state;
+    let state = db.lock(length).status(&resource("r")).await?.context("gone")?.state;
     ensure!(state != LeaseState::Held);
     Ok(())
 }
 
 async fn a_dropped_guard_lets_the_lease_expire<DB: Subject>(db: TestDb<DB>) -> Clause {
-    let lock = db.lock(millis(600));
+    let lock = db.lock(Duration::from_secs(2));
     let lease = obtain(&lock, "r", "a").await?;
     let guard = guard(&lock, lease.clone());
     let lost = guard.lost();
-    tokio::time::sleep(millis(700)).await;
+    tokio::time::sleep(millis(2_300)).await;
     assert_eq!(lock.obtain_no_wait(&resource("r"), &client("b")).await?, Obtained::Held);
     drop(guard);
     assert!(matches!(lost.await, Error::LockLost { .. }));
     // A renewal that was under way may still take effect.
-    tokio::time::sleep(millis(100)).await;
+    tokio::time::sleep(millis(500)).await;
     let before = db.lease_row("r").await?;
-    tokio::time::sleep(millis(300)).await;
+    tokio::time::sleep(millis(1_000)).await;
     assert_eq!(db.lease_row("r").await?, before);
     let begun = Instant::now();
     ensure!(wait_for_lease(&lock, "r", "b").await?.sequence > lease.sequence);
-    ensure!(begun.elapsed() < Duration::from_secs(2), "free only after {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < Duration::from_secs(10), "free only after {:?}", begun.elapsed());
     Ok(())
 }
 
@@ -171,14 +175,15 @@ async fn a_lease_is_lost_when_it_has_expired_also_if_its_renewal_never_ran<DB: S
         let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         // On its runtime nothing else runs while work goes on without an await.
         own.block_on(async {
-            let (guard, before) = (guard(&lock, lease), Instant::now());
-            let lost_at_once = guard.is_lost();
+            let trusted_until = lease.trusted_until();
+            let guard = guard(&lock, lease);
+            let too_early = guard.is_lost() && Instant::now() < trusted_until;
             std::thread::sleep(millis(300));
-            (lost_at_once, guard.is_lost(), before.elapsed())
+            (too_early, guard.is_lost())
         })
     });
-    let (at_once, later, elapsed) = tokio::task::spawn_blocking(move || looked.join().unwrap()).await?;
-    ensure!(later, "it is believed in after {elapsed:?}");
-    ensure!(!at_once || elapsed > millis(450), "it was lost at once");
+    let (too_early, later) = tokio::task::spawn_blocking(move || looked.join().unwrap()).await?;
+    ensure!(later, "it is believed in after its end");
+    ensure!(!too_early, "it was lost at once");
     Ok(())
 }

@@ -65,7 +65,7 @@ async fn a_purge_deletes_what_expired_and_leaves_what_is_held<DB: Subject>(db: T
     let settings = settings.with_purge_observer(move |purged| *counter.lock().unwrap() += *purged.as_ref().unwrap());
     let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     for (name, ttl) in [("for ever", century), ("gone 1", PERIOD), ("gone 2", PERIOD), ("held", 60 * PURGE_GRACE)] {
-        let locker = ResourceLocker::open(db.pool().clone(), &kind, ResourceLockerSettings::default().with_ttl(ttl)?)?;
+        let locker = ResourceLocker::open(db.pool().clone(), &kind, settings.clone().with_ttl(ttl)?)?;
         ensure!(!locker.lock(&id(name), &owner()).await?.is_held());
         locker.close().await;
     }
@@ -123,7 +123,7 @@ async fn closing_does_not_wait_for_a_purge_that_hangs<DB: Subject>(db: TestDb<DB
     until("a purge", async || Ok(purge.purges.load(Ordering::Relaxed) == 1)).await?;
     let began = Instant::now();
     locker.close().await;
-    ensure!(began.elapsed() < Duration::from_secs(1), "closing took {:?}", began.elapsed());
+    ensure!(began.elapsed() < Duration::from_secs(4), "closing took {:?}", began.elapsed());
     Arc::into_inner(purge).context("the purger is still there")?;
     Ok(())
 }

@@ -23,7 +23,7 @@ clauses! {
 }
 
 /// On a machine that does a lot besides.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(30);
 
 fn postgres<DB: Subject>(pool: &Pool<DB>) -> &PgPool {
     (pool as &dyn Any).downcast_ref().unwrap()
@@ -56,7 +56,7 @@ async fn a_commit_wakes_the_dispatcher_of_another_process<DB: Subject>(db: TestD
         let began = Instant::now();
         publish(&db, &persister, 1).await?;
         until("the message", async || Ok(sent.len() >= number)).await?;
-        ensure!(began.elapsed() < AT_ONCE, "it took {:?}", began.elapsed());
+        ensure!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
     }
     assert_eq!(relay.stop().await?.delivered, 3);
     Ok(())
@@ -71,6 +71,17 @@ async fn heard<DB: Subject>(db: &TestDb<DB>, listener: &mut PgListener, within: 
     let own = "SELECT pid FROM pg_stat_activity WHERE application_name = current_setting('application_name')";
     let own: Vec<_> = db.rows(own).await?.into_iter().flatten().flatten().collect();
     Ok(from.into_iter().filter(|process| own.contains(process)).count())
+}
+
+/// Whether one comes at last.
+async fn hears<DB: Subject>(db: &TestDb<DB>, listener: &mut PgListener) -> anyhow::Result<bool> {
+    let began = Instant::now();
+    while began.elapsed() < SOON {
+        if heard(db, listener, Duration::from_millis(100)).await? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn nobody_is_woken_before_a_commit_or_by_a_rollback<DB: Subject>(db: TestDb<DB>) -> Clause {
@@ -94,7 +105,7 @@ async fn nobody_is_woken_before_a_commit_or_by_a_rollback<DB: Subject>(db: TestD
     assert_eq!(heard(&db, &mut listener, while_open).await?, 0, "it is not committed yet");
     db.commit(tx).await?;
     publish(&db, &persister, 2).await?;
-    ensure!(heard(&db, &mut listener, AT_ONCE).await? > 0, "a commit woke nobody");
+    ensure!(hears(&db, &mut listener).await?, "a commit woke nobody");
     Ok(())
 }
 
@@ -107,7 +118,7 @@ async fn what_is_woken_right_after_the_start_is_passed_on<DB: Subject>(db: TestD
         let here = OutboxWaker::new();
         let _notifier = OutboxNotifier::start(postgres(&own), &here).await?;
         here.wake();
-        ensure!(heard(&db, &mut listener, Duration::from_millis(300)).await? > 0, "nobody was woken in round {round}");
+        ensure!(hears(&db, &mut listener).await?, "nobody was woken in round {round}");
     }
     Ok(())
 }

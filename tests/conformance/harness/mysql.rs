@@ -10,7 +10,7 @@ use super::mode::{Kind, Mode};
 use super::subject::{Home, Subject, TextRow, as_text, raw_sql_verbs, server_url};
 
 /// How long an operation waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(90);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn administrator() -> anyhow::Result<MySqlConnection> {
     Ok(server_url(Kind::Mysql)?.parse::<MySqlConnectOptions>()?.connect().await?)

@@ -9,7 +9,7 @@ use super::mode::{Kind, Mode};
 use super::subject::{Home, Subject, TextRow, raw_sql_verbs, server_url};
 
 /// How long an operation waits for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(90);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection lives that leaves each of its statements behind at the server.
 const UNPREPARED_LIFETIME: Duration = Duration::from_secs(10);
 
