@@ -74,7 +74,7 @@ fn classify(doing: &'static str, error: sqlx::Error) -> Error {
 /// By its SQLSTATE (PostgreSQL manual, appendix A).
 impl Judge for Postgres {
     fn judge(answer: &(dyn DatabaseError + 'static)) -> Fault {
-        // All sessions end, and what was being committed may be: as when the disk is full after the commit was written.
+        // All sessions end, and what was being committed may be there: it may have been written just before.
         if answer.try_downcast_ref::<PgDatabaseError>().is_some_and(|answer| answer.severity() == PgSeverity::Panic) {
             return Fault::Disconnected;
         }
