@@ -91,10 +91,10 @@ async fn messages_that_the_emitter_never_begins_cost_no_attempt<DB: Subject>(db:
     Ok(())
 }
 
-/// Each message of the stream had the whole limit in turn, and all others of the worker waited for the last.
 /// How many messages of one stream each take as long as they may.
 const SLOW: u32 = 60;
 
+/// Each message of the stream had the whole limit in turn, and all others of the worker waited for the last.
 async fn a_stream_of_slow_messages_holds_up_no_other_for_long<DB: Subject>(db: TestDb<DB>) -> Clause {
     db.will_relay();
     for number in 0..SLOW {

@@ -2,10 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-
-use anyhow::Context;
 
 /// A database, and the folder of a run.
 #[derive(Clone, Debug)]
@@ -35,20 +32,6 @@ impl Place {
     pub(crate) fn note(&self, fault: &str, began: u64, ended: u64) -> std::io::Result<()> {
         let mut log = OpenOptions::new().create(true).append(true).open(self.faults())?;
         writeln!(log, "{began} to {ended} {fault}")
-    }
-
-    /// When a fault came, from its beginning until so many milliseconds after its end.
-    pub(crate) fn times_of(&self, fault: &str, after: u64) -> anyhow::Result<Vec<RangeInclusive<u64>>> {
-        let (log, mut times) = (std::fs::read_to_string(self.faults())?, Vec::new());
-        for line in log.lines() {
-            let parts: Vec<_> = line.split(' ').collect();
-            let [began, "to", ended, what] = parts[..] else { anyhow::bail!("{line:?} is no fault") };
-            if what == fault {
-                let time = began.parse().and_then(|began: u64| Ok(began..=ended.parse::<u64>()? + after));
-                times.push(time.with_context(|| line.to_owned())?);
-            }
-        }
-        Ok(times)
     }
 
     /// While it is there, the database may not grow.

@@ -55,8 +55,8 @@ pub(crate) async fn until_all_went(place: &Place) -> anyhow::Result<()> {
 
 /// Compares what clients were told with what is there, and says what came of it.
 pub(crate) async fn conclude<DB: Site>(report: Report, place: &Place) -> anyhow::Result<()> {
-    let Report { seed, length, done: Done { counts: faults, ends }, not_run, notes } = report;
-    let outcome = reconcile::reconcile::<DB>(place).await;
+    let Report { seed, length, done: Done { counts: faults, ends, full }, not_run, notes } = report;
+    let outcome = reconcile::reconcile::<DB>(place, &full).await;
     let outcome = outcome.with_context(|| format!("seed {seed}, after {faults:?}"))?;
     let entries = ledger::read(&place.ledger(), 0)?;
     let (outage, client) = longest_outage(&entries);

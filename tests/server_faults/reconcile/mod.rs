@@ -6,6 +6,7 @@ mod locks;
 mod stored;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, ensure};
 use sagastore::check::check_data;
@@ -22,11 +23,6 @@ use super::place::Place;
 use super::site::{Patience, Site};
 use super::tally::{KEYED, NAMED};
 use super::{journal, ledger};
-
-/// The fault that fills the disk, as it is written down.
-const DISK_FULL: &str = "Fill";
-/// How long after it a client may be told of it.
-const TOLD_LATE_MS: u64 = 5_000;
 
 /// What comparing came to.
 #[derive(Debug, Default)]
@@ -50,10 +46,11 @@ pub(crate) struct Outcome {
     pub(crate) errors: BTreeMap<String, (usize, String)>,
 }
 
-pub(crate) async fn reconcile<DB: Site>(place: &Place) -> anyhow::Result<Outcome> {
+/// `full` are the times at which the disk was full.
+pub(crate) async fn reconcile<DB: Site>(place: &Place, full: &[RangeInclusive<u64>]) -> anyhow::Result<Outcome> {
     let pool = DB::connect(place, None, Patience::Advised).await?;
     let entries = ledger::read(&place.ledger(), 0)?;
-    let fates = Fates::of::<DB>(&entries, &place.times_of(DISK_FULL, TOLD_LATE_MS)?)?;
+    let fates = Fates::of::<DB>(&entries, full)?;
     let mut outcome = Outcome { again: fates.again, errors: fates.errors.clone(), ..Outcome::default() };
     let stored = Stored::read(&pool, &fates.of).await?;
     for (message, fate) in &fates.of {
